@@ -22,6 +22,8 @@ _SYNONYMS = {
     torch.ops.aten.min.other: torch.ops.aten.minimum.default,
 }
 _FROM_NUMBER = torch.ops.aten.rsub.Scalar
+_MOVED = torch.ops.aten.movedim.int
+_POOLED = torch.ops.aten.adaptive_avg_pool2d.default
 _TRANSPOSED = torch.ops.aten.conv_transpose2d.input
 _TRANSPOSED_DEFAULTS = (None, [1, 1], [0, 0], [0, 0], 1, [1, 1])
 """Of its arguments after input and weight: bias, stride, padding, output padding, groups, dilation."""
@@ -33,10 +35,10 @@ def without_decomposition(program: ExportedProgram) -> Iterator[None]:
 
     torch.onnx.export first calls `program.run_decompositions`, which traces the program again, operator by operator
     with symbolic sizes. Of a network made for inference it changes only casts, dropouts, assertions, subtractions from
-    a number, transposed convolutions, and the smaller or larger of two tensors, since every other operator has a
-    translation. Those are rewritten here, and so are writes into a tensor of which no view was taken. A program with
-    other writes is left alone: only the second tracing makes it functional. For one that has other operators without a
-    translation, torch.onnx.export raises here, and is to be called again outside.
+    a number, transposed convolutions, moved axes, averages over whole images, and the smaller or larger of two tensors,
+    since every other operator has a translation. Those are rewritten here, and so are writes into a tensor of which no
+    view was taken. A program with other writes is left alone: only the second tracing makes it functional. For one that
+    has other operators without a translation, torch.onnx.export raises here, and is to be called again outside.
 
     Args:
         program: Its graph is changed in place, to one that computes the same.
@@ -76,6 +78,10 @@ def _rewrite(program: ExportedProgram) -> None:
             node.target = _SYNONYMS[node.target]
         elif node.target is _TRANSPOSED and not node.kwargs:
             _write_out_transposed(node)
+        elif node.target is _MOVED:
+            _write_out_moved(node)
+        elif node.target is _POOLED and list(node.args[1]) == [1, 1]:
+            node.target, node.args = torch.ops.aten.mean.dim, (node.args[0], [-1, -2], True)
         elif (result := _result(node)) is not None:
             node.replace_all_uses_with(result)
             graph.erase_node(node)
@@ -112,3 +118,12 @@ def _write_out_transposed(node: Node) -> None:
     bias, stride, padding, output_padding, groups, dilation = options
     node.target = torch.ops.aten.convolution.default
     node.args = (*node.args[:2], bias, stride, padding, dilation, True, output_padding, groups)
+
+
+def _write_out_moved(node: Node) -> None:
+    """Change the move of one axis into a permutation of all."""
+    tensor, source, place = node.args
+    rank = node.meta["val"].ndim
+    axes = [axis for axis in range(rank) if axis != source % rank]
+    axes.insert(place % rank, source % rank)
+    node.target, node.args = torch.ops.aten.permute.default, (tensor, axes)

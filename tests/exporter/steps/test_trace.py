@@ -351,6 +351,18 @@ class FromNumber(torch.nn.Module):
         return (1 - x) * 3
 
 
+class MovesAxes(torch.nn.Module):
+    def forward(self, x):
+        first = x[:, None, :, None].movedim(2, 1)
+        last = x[:, :, None, None].movedim(1, -1)
+        return first.flatten(1) + last.movedim(-1, -2).flatten(1) * 2
+
+
+class Averages(torch.nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.adaptive_avg_pool2d(torch.stack((x, 2 * x), -1)[..., None], 1).flatten(1)
+
+
 class NeedsDecomposition(torch.nn.Module):
     def forward(self, x):
         return torch.nn.functional.softshrink(x)
@@ -382,6 +394,8 @@ def toy():
         (Halves(), 2, 1),
         (Converts(), 3, 1),
         (FromNumber(), 0, 1),
+        (MovesAxes(), 0, 1),
+        (Averages(), 0, 1),
         (NeedsDecomposition(), 0, 2),
     ],
 )
