@@ -56,6 +56,7 @@ def test_images_follow_the_edges(guided, asked, target, precision):
     assert whole.mean() > 0.85
 
 
+@pytest.mark.slow
 def test_the_folder_opens_in_diffusers_and_generates_the_same(guided, asked):
     net = diffusers.ControlNetModel.from_pretrained(EDGES, torch_dtype=torch.float32, use_safetensors=True)
     theirs = diffusers.StableDiffusionControlNetPipeline.from_pretrained(

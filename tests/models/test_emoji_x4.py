@@ -256,6 +256,7 @@ def test_shipped_weights_upscale_emoji(shipped_bundle, small, target):
     assert hard > 1.5 * soft
 
 
+@pytest.mark.slow
 def test_diffusers_upscales_the_same(shipped_bundle, small):
     prompt, image = small
     ours = load(shipped_bundle("onnxruntime"))

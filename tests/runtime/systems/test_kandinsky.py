@@ -266,6 +266,10 @@ def test_wrong_arguments_of_a_decoder_are_refused(decoder_pair):
     for arguments, words in DECODER_ERRORS.values():
         with pytest.raises(InputError, match=words):
             ours(**{**embeds(), "height": 12, "width": 16, "num_inference_steps": 2, **arguments})
+
+
+@pytest.mark.slow
+def test_masks_and_hints_that_are_none_are_refused(decoder_pair):
     inpainting, _ = decoder_pair("KandinskyV22InpaintPipeline")
     with pytest.raises(InputError, match="mask_image: got none, expected one: inpainting is what"):
         inpainting(**embeds(), image=image(), height=12, width=16)

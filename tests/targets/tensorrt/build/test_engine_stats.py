@@ -29,6 +29,7 @@ def test_every_attention_is_one_kernel_in_half_precision(built, component):
     assert structure(spec, SIZE)["attentions_fused"] == spec.metadata["attentions"] > 0
 
 
+@pytest.mark.slow_cases("unet-*", "vae_decoder-*")
 @pytest.mark.parametrize(("component", "left"), [("unet", 2), ("vae_encoder", 1), ("vae_decoder", 1)])
 def test_group_norms_are_one_kernel_each(built, component, left):
     """All but those of a number of channels to a group that the kernel does not take; there are none at full size."""
@@ -36,6 +37,7 @@ def test_group_norms_are_one_kernel_each(built, component, left):
     assert spec.metadata["group_norms"] - structure(spec, SIZE)["group_norms_fused"] == left
 
 
+@pytest.mark.slow
 def test_scratch_memory_stays_small_while_attention_is_fused(built):
     """At 256 pixels an unfused attention of this UNet writes scores of 1024 x 1024, for two heads and four rows."""
     found = structure(built("unet", "fp16", SIZE), SIZE)
