@@ -18,6 +18,7 @@ from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.run.adapters import fit_ranks, read_adaptable
 from diffoundry.targets.openvino.run.devices import core, execution_precision, vendor_name
+from diffoundry.targets.openvino.run.fixed_sizes import SmallModel, sizes_compiled
 from diffoundry.targets.openvino.run.idle_inputs import read_without
 from diffoundry.targets.openvino.run.load_transforms import LoadTransforms
 from diffoundry.targets.openvino.run.model_files import read_listed
@@ -42,13 +43,15 @@ class _State:
     transform: LoadTransforms
     adapters: Mapping[str, Array] = field(default_factory=dict)
     compiled: dict[_Sizes, RequestPool | PieceRequests] = field(default_factory=dict)
+    small: list[SmallModel] = field(default_factory=list)
 
 
 class OpenVinoEngine(Closeable):
     """A component of a bundle on one device. `run` may be called from several threads at once.
 
     Without buckets the model is compiled once, for any size. With buckets it is compiled for each size when it is first
-    asked for: static sizes run faster, but every compiled model has weights of its own in the device's layout.
+    asked for: static sizes run faster, but every compiled model has weights of its own in the device's layout. A small
+    UNet on a CPU is compiled so without buckets too; see `SmallModel`.
 
     Attributes:
         inputs: See `Engine`.
@@ -61,7 +64,7 @@ class OpenVinoEngine(Closeable):
     def __init__(
         self, path: Path, spec: EngineSpec, options: EngineOptions, *, adapters: AdapterWeights | None = None
     ) -> None:
-        """Read the model, and compile it unless it has buckets.
+        """Read the model, and compile it unless it is compiled for each size.
 
         Raises:
             EngineError: The device is not there or lacks the precision, or OpenVINO refuses the file.
@@ -87,10 +90,29 @@ class OpenVinoEngine(Closeable):
         self.set_adapters(adapters)
 
     def _open(self, state: _State) -> _State:
-        """Read a form of the model, and compile it unless it has buckets."""
+        """Read a form of the model, and compile it unless it is compiled for each size."""
         model = self._read(state)
-        if not self._buckets:
+        if self._buckets:
+            return state
+        count = sizes_compiled(self._spec, weight_bytes(model)) if self._device == "CPU" and self._memory is None else 0
+        if not count:
             state.compiled[()] = self._compile(state, model, None)
+            return state
+        try:
+            notes, weights = state.transform(model)
+        except (RuntimeError, ValueError) as error:
+            raise self._refused(error) from error
+        self.metadata |= notes
+
+        def compile_for(copy: ov.Model, sizes: Mapping[str, int] | None) -> RequestPool:
+            try:
+                if sizes is not None:
+                    state.transform.reshape(copy, sizes)
+                return RequestPool(self._compiled(copy), self.outputs, weights)
+            except (RuntimeError, ValueError) as error:
+                raise self._refused(error) from error
+
+        state.small.append(SmallModel(model, count, compile_for))
         return state
 
     def set_adapters(self, adapters: AdapterWeights | None) -> None:
@@ -151,7 +173,8 @@ class OpenVinoEngine(Closeable):
             feeds = self._switch.filled(feeds) if self._switch.whole else feeds
         sizes = solve(self.inputs, {name: array.shape for name, array in feeds.items()})
         if not self._buckets:
-            return state.compiled[()].run({**feeds, **state.adapters}, sizes)
+            compiled = state.small[0].find(sizes) if state.small else state.compiled[()]
+            return compiled.run({**feeds, **state.adapters}, sizes)
         rows, compiled = self._for_sizes(state, sizes)
         feeds = {**feeds, **state.adapters}
         if rows == sizes.get("batch", rows):
@@ -191,7 +214,8 @@ class OpenVinoEngine(Closeable):
     @property
     def compiled_models(self) -> tuple[ov.CompiledModel, ...]:
         """OpenVINO's own objects, one for each size that was compiled, none for one in pieces; to look at."""
-        opened = self._state.compiled.values()
+        state = self._state
+        opened = [*state.compiled.values(), *(one for small in state.small for one in small.compiled.values())]
         return tuple(one.model for one in opened if isinstance(one, RequestPool))
 
     def close(self) -> None:
@@ -199,6 +223,7 @@ class OpenVinoEngine(Closeable):
         self._closed = True
         for state in self._forms.values():
             state.compiled.clear()
+            state.small.clear()
 
     def _for_sizes(self, state: _State, sizes: Mapping[str, int]) -> tuple[int, RequestPool | PieceRequests]:
         """Return the rows per call and the compiled model for feeds of these sizes; compile it if there is none."""

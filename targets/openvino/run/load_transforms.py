@@ -81,7 +81,7 @@ class LoadTransforms:
         metadata: dict[str, Any] = {}
         expect_specs(model, self.spec.inputs)
         if sizes is not None:
-            self._reshape(model, sizes)
+            self.reshape(model, sizes)
         if self.centers:
             center_norms(model)
         if self.library is not None and self.chooser is not None and (found := attention_lengths(model)):
@@ -99,8 +99,10 @@ class LoadTransforms:
     def _judged(self, model: ov.Model, sizes: Mapping[str, int] | None) -> ov.Model:
         """Return a copy with sizes for which it is to be fast."""
         judged = model.clone()
-        self._reshape(judged, default_sizes(self.spec) if sizes is None else sizes)
+        self.reshape(judged, default_sizes(self.spec) if sizes is None else sizes)
         return judged
 
-    def _reshape(self, model: ov.Model, sizes: Mapping[str, int]) -> None:
-        model.reshape({spec.name: list(resolve(spec.shape, sizes) or ()) for spec in self.spec.inputs})
+    def reshape(self, model: ov.Model, sizes: Mapping[str, int]) -> None:
+        """Fix the sizes of a model, in place; inputs of a size that is not named stay free."""
+        shapes = {spec.name: resolve(spec.shape, sizes) for spec in self.spec.inputs}
+        model.reshape({name: list(shape) for name, shape in shapes.items() if shape is not None})
