@@ -8,6 +8,7 @@ from diffoundry.runtime.bundle.specs import Recipe, Variant
 from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.models.roles import SAFETY_CHECKER
 from diffoundry.runtime.pipelines.base import PipelineBase
+from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 from diffoundry.runtime.pipelines.tasks.base import TextToImage
 from diffoundry.runtime.pipelines.tasks.schedule import start_at_index
@@ -65,7 +66,8 @@ def check_single_graph(pipeline: PipelineBase, request: SingleGraphRequest, reci
     """Refuse a pipeline, opened without engines, that cannot become one graph.
 
     Raises:
-        InputError: Its family, its task or a part of it; the message names it.
+        InputError: Its family, its task, a part of it, or a scheduler that the family does not take; the message names
+            it.
         ConfigError: The scheduler is unknown, or not affine.
     """
     bundle = pipeline.session.bundle
@@ -93,10 +95,13 @@ def _check_scheduler(pipeline: DiffusionPipeline, arguments: Mapping[str, Any]) 
     name = arguments.get("scheduler")
     try:
         scheduler = own.copy() if name is None else make_scheduler(name, own.config, flow=not family.scales_latents)
-        size = arguments["height"], arguments["width"]
-        tokens = pipeline.denoiser.image_tokens(pipeline.denoiser.latent_shape(1, *size, pipeline.vae))
-        more = tokens, family.even_sigmas, family.compute_mu
-        plan_run(scheduler, arguments["num_inference_steps"], None, None, None, *more)
+        size, steps = (arguments["height"], arguments["width"]), arguments["num_inference_steps"]
+        if family.plans_timesteps:
+            common = CommonInputs(num_inference_steps=steps)
+            family.set_timesteps(scheduler, common, family.Inputs(prompt="a"), TextToImage)
+        else:
+            tokens = pipeline.denoiser.image_tokens(pipeline.denoiser.latent_shape(1, *size, pipeline.vae))
+            plan_run(scheduler, steps, None, None, None, tokens, family.even_sigmas, family.compute_mu)
         if family.begin_index is not None:
             start_at_index(scheduler, family.begin_index)
         lower(scheduler)

@@ -173,6 +173,11 @@ def test_distilled_checkpoints_make_the_images_of_diffusers(
     pipe = diffusers_pipeline(folder, kind)
     theirs = pipe(prompts, generator=torch.Generator().manual_seed(SEED), **arguments, **guidance).images
     assert np.abs(ours - np.stack([np.asarray(one) for one in theirs])).max() <= 1
+    if name == "lcm":
+        with pytest.raises(
+            DiffoundryError, match="scheduler: got EulerDiscreteScheduler, expected LCMScheduler: latent"
+        ):
+            check_single_graph(load(bundle), SingleGraphRequest(scheduler="euler"), Bundle(bundle).manifest.recipe)
 
 
 @pytest.mark.parametrize(
