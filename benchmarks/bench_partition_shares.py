@@ -1,6 +1,6 @@
 """Weights of a denoiser that leave the loop with `export --partition`, for any alias; nothing is written.
 
-python benchmarks/partition_shares.py sd15 sdxl sd3-medium
+python benchmarks/bench_partition_shares.py sd15 sdxl sd3-medium
 """
 
 import sys

@@ -18,7 +18,7 @@ __all__ = ["BLOCK", "CHUNK", "box_muller_float32", "box_muller_float64"]
 BLOCK = 16
 """Uniforms that torch transforms together: 8 for the radii, then 8 for the angles."""
 
-CHUNK = 1 << 14
+CHUNK = 1 << 15
 """Numbers transformed at once, so that the intermediate arrays stay in the processor's cache."""
 
 _Float32 = NDArray[np.float32]
