@@ -7,7 +7,7 @@ from typing import TypeVar
 __all__ = ["WHOLE", "cut_places", "pack", "piece_limit"]
 
 WHOLE = 3
-"""Memory of an open graph in sizes of its weights: as they are stored, as float32, and in the layout of the kernels."""
+"""Memory of an open piece in sizes of its weights: as they are stored, as float32, and in the layout of the kernels."""
 
 _PIECE = 8
 """Part of the memory that the weights of a piece take at most. Smaller pieces cost nothing; the rest is for values."""
@@ -16,13 +16,16 @@ Name = TypeVar("Name")
 
 
 def piece_limit(memory: int | None, weights: int) -> int | None:
-    """Return the bytes of weights of a piece at most; None where a graph is opened whole.
+    """Return the bytes of weights of a piece at most; None where a graph is one piece and is opened whole.
+
+    Values may take more than weights, and are not known yet. A graph of several pieces may be opened whole later, when
+    a call has shown what they take: `MeasuredCalls`.
 
     Args:
         memory: Bytes that the graph may take, or None for any number.
         weights: Bytes of its weights, as float32.
     """
-    return memory // _PIECE if memory is not None and weights * WHOLE > memory else None
+    return memory // _PIECE if memory is not None and weights > memory // _PIECE else None
 
 
 def cut_places(count: int, spans: Iterable[tuple[int, int]]) -> Iterator[int]:

@@ -40,6 +40,7 @@ class MemoryLimit:
         """
         self._limit = limit
         self._folder = folder.resolve()
+        self._peak = 0  # before the call that is being measured
         free_at_once()
         forget_peak()
         held = resident_bytes()
@@ -54,6 +55,17 @@ class MemoryLimit:
     def room(self) -> int:
         """Bytes that are left."""
         return max(self._limit - (resident_bytes() or 0), 0)
+
+    @property
+    def peak(self) -> int:
+        """Most bytes that this process has held since `begin`."""
+        return peak_rss() or 0
+
+    def begin(self) -> int:
+        """Begin to measure a call, and return the bytes that this process holds."""
+        self._peak = max(self._peak, self.peak)
+        forget_peak()
+        return resident_bytes() or 0
 
     def check_weights(self, names: Sequence[str], weights: int, which: str = "the weights") -> None:
         """Refuse components whose weights alone do not fit beside what this process holds now.
@@ -83,8 +95,8 @@ class MemoryLimit:
         Raises:
             InputError: It has.
         """
-        peak = peak_rss()
-        if peak is not None and peak > self._limit:
+        peak, self._peak = max(self._peak, self.peak), 0
+        if peak > self._limit:
             forget_peak()
             raise InputError(
                 f"memory: got {describe_bytes(self._limit)}, and this process took {describe_bytes(peak)} with "

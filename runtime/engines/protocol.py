@@ -47,6 +47,7 @@ class EngineOptions:
             instant, and the weights are in memory twice. Otherwise only the form in use is open.
         memory: Bytes that the engine may take, or None for any number. One that would take more runs in pieces, if its
             target can; sessions set it from their own limit.
+        whole: True if an engine with `memory` is known to fit as a whole.
     """
 
     device: str | None = None
@@ -56,6 +57,7 @@ class EngineOptions:
     native: bool | str = True
     keep_both: bool = True
     memory: int | None = None
+    whole: bool = False
 
     def __post_init__(self) -> None:
         """Refuse unknown words.
@@ -179,9 +181,11 @@ class LimitedEngine(Engine, Protocol):
 
     Attributes:
         least_memory: Bytes that its largest piece takes; 0 where it is open as a whole.
+        whole_memory: Bytes that its weights would take if it were open as a whole; 0 where it is.
     """
 
     least_memory: int
+    whole_memory: int
 
 
 class OpenEngine(Protocol):

@@ -17,6 +17,7 @@ from diffoundry.runtime.bundle.specs import AdapterSpec, EngineSpec, TensorSpec
 from diffoundry.runtime.engines.batches import run_in_batches
 from diffoundry.runtime.engines.call_hook import CALL_HOOK
 from diffoundry.runtime.engines.leases import EngineLeases
+from diffoundry.runtime.engines.measured_calls import MeasuredCalls
 from diffoundry.runtime.engines.memory_limit import MemoryLimit
 from diffoundry.runtime.engines.open_file import open_file
 from diffoundry.runtime.engines.part_engines import memory_shares
@@ -86,6 +87,7 @@ class EngineSession:
         self._left: set[str] = set()  # engines whose adapters were removed, until their next call
         self._locks = {name: threading.Lock() for name in bundle.components}
         self._limit = None if memory is None else MemoryLimit(memory, bundle.root)
+        self._measured = None if self._limit is None else MeasuredCalls(self._limit)
         self._turn = threading.RLock() if low_memory or self._limit else None
         self._leases = EngineLeases()
         self._shut_down = False
@@ -290,8 +292,8 @@ class EngineSession:
             )
         keep_both = self._options.keep_both and self._turn is None
         options = replace(self._options, device=device or "cpu", keep_both=keep_both)
-        if self._limit is not None:
-            options = replace(options, memory=self._limit.room)
+        if self._limit is not None and self._measured is not None:
+            options = replace(options, memory=self._limit.room, whole=self._measured.is_whole(name))
         weights = self._weights(name, self._adapters.get(name, {}))
         logger.debug("%s: opening %s with %s on %s", name, path, target, options.device)
         if spec is None or not spec.parts:
@@ -334,16 +336,29 @@ class EngineSession:
         with self._turn:
             stepped = self._in_every_step(name)
             self._close(o for o in self._locks if o != name and not (stepped and self._in_every_step(o)))
-            if self._limit is None:
+            if self._limit is None or self._measured is None:
                 return self._run(name, feeds)
-            if name not in self._engines:
-                with self._limit.opening(name):
-                    engine = self.engine(name)
-                least: int = getattr(engine, "least_memory", 0)
-                self._limit.check_weights([name], least, "the largest piece")
+            return self._run_within(self._limit, self._measured, name, feeds)
+
+    def _run_within(
+        self, limit: MemoryLimit, measured: MeasuredCalls, name: str, feeds: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Run a component within a limit: in pieces, unless a call has shown that it fits whole."""
+        shapes = {feed: array.shape for feed, array in feeds.items()}
+        if measured.is_outgrown(name, shapes):
+            self._close([name])
+        if name not in self._engines:
+            with limit.opening(name):
+                engine = self.engine(name)
+            least: int = getattr(engine, "least_memory", 0)
+            limit.check_weights([name], least, "the largest piece")
+        engine = self._engines[name]
+        with measured.measuring(name, engine, shapes):
             outputs = self._run(name, feeds)
-            self._limit.check(name)
-            return outputs
+        limit.check(name)
+        if getattr(engine, "whole_memory", 0) and measured.is_whole(name):
+            self._close([name])  # the next call opens it whole
+        return outputs
 
     def _file_bytes(self, name: str) -> int:
         """Return the bytes of the files that a component's engine holds; 0 without a manifest, or in pieces."""

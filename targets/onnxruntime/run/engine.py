@@ -66,7 +66,7 @@ class OnnxRuntimeEngine(Closeable):
         inputs: See `Engine`.
         outputs: See `Engine`.
         idle_inputs: See `IdleEngine`.
-        least_memory: See `LimitedEngine`.
+        least_memory, whole_memory: See `LimitedEngine`.
     """
 
     def __init__(
@@ -98,7 +98,16 @@ class OnnxRuntimeEngine(Closeable):
     @property
     def least_memory(self) -> int:
         """See `LimitedEngine`."""
-        return max((one.least_memory for one in self._sessions.values() if isinstance(one, PieceSession)), default=0)
+        return max((one.least_memory for one in self._in_pieces), default=0)
+
+    @property
+    def whole_memory(self) -> int:
+        """See `LimitedEngine`."""
+        return sum(one.whole_memory for one in self._in_pieces)
+
+    @property
+    def _in_pieces(self) -> list[PieceSession]:
+        return [one for one in self._sessions.values() if isinstance(one, PieceSession)]
 
     @property
     def _plain_path(self) -> Path:
@@ -150,7 +159,8 @@ class OnnxRuntimeEngine(Closeable):
 
     def _create(self, path: Path, settings: ort.SessionOptions) -> Session:
         device = self._options.device or "cpu"
-        return open_session(path, settings, [_provider(device)], self._options.memory if device == "cpu" else None)
+        memory = self._options.memory if device == "cpu" else None
+        return open_session(path, settings, [_provider(device)], memory, whole=self._options.whole)
 
     def set_adapters(self, adapters: AdapterWeights | None) -> None:
         """See `runtime.engines.protocol.AdaptableEngine.set_adapters`."""

@@ -13,6 +13,9 @@ from diffoundry.runtime.formats.onnx_reading import GraphValue
 
 __all__ = ["PieceSession", "Session", "open_session"]
 
+_ONCE = 1.1
+"""Memory of the weights of an open session in sizes of the weights: each is stored or in the kernels' layout."""
+
 
 class Session(Protocol):
     """The methods of `onnxruntime.InferenceSession` that engines use."""
@@ -27,7 +30,9 @@ class Session(Protocol):
         """Return the outputs of these names, for an array for each input."""
 
 
-def open_session(path: Path, settings: ort.SessionOptions, providers: Sequence[Any], memory: int | None) -> Session:
+def open_session(
+    path: Path, settings: ort.SessionOptions, providers: Sequence[Any], memory: int | None, *, whole: bool = False
+) -> Session:
     """Open a graph, in pieces where it would take too much memory.
 
     Args:
@@ -35,8 +40,11 @@ def open_session(path: Path, settings: ort.SessionOptions, providers: Sequence[A
         settings: Of the session.
         providers: As in `onnxruntime.InferenceSession`.
         memory: Bytes that it may take, or None for any number.
+        whole: True if it is known to fit as a whole. Freed memory then goes back to the system, as with pieces.
     """
-    if memory is not None:
+    if memory is not None and whole:
+        settings.enable_cpu_mem_arena = False
+    elif memory is not None:
         graph = OnnxPieces(path)
         most = piece_limit(memory, graph.weights)
         if most is not None:
@@ -75,6 +83,11 @@ class PieceSession:
     def least_memory(self) -> int:
         """Bytes of the weights of the largest piece, while it is open."""
         return WHOLE * max(piece.weights for piece in self.pieces)
+
+    @property
+    def whole_memory(self) -> int:
+        """Bytes that the weights of the whole graph take while it is open."""
+        return int(_ONCE * self._graph.weights)
 
     def get_inputs(self) -> tuple[GraphValue, ...]:
         """See `Session.get_inputs`."""

@@ -57,7 +57,7 @@ class OpenVinoEngine(Closeable):
         inputs: See `Engine`.
         outputs: See `Engine`.
         idle_inputs: See `IdleEngine`.
-        least_memory: See `LimitedEngine`.
+        least_memory, whole_memory: See `LimitedEngine`.
         metadata: Type of floats, and our own kernels where they are used, for users.
     """
 
@@ -75,9 +75,11 @@ class OpenVinoEngine(Closeable):
         floats = execution_precision(spec.precision, options.device or "cpu")
         self._config = {"INFERENCE_PRECISION_HINT": _HINTS[floats], **_config(spec, options)}
         self._cache = options.cache_dir
-        self._memory = options.memory if options.device in (None, "cpu") else None
+        self._memory = options.memory if options.device in (None, "cpu") and not options.whole else None
         self._switch = GraphSwitch(spec)
         self._transform = LoadTransforms.of(spec, options, floats)
+        if options.memory is not None and options.whole:  # Winograd's weights are four times as large
+            self._transform = replace(self._transform, winograd=False)
         self.idle_inputs = self._switch.names
         self.inputs, self.outputs = spec.inputs, spec.outputs
         self.metadata: dict[str, Any] = {"floats": floats}
@@ -208,8 +210,16 @@ class OpenVinoEngine(Closeable):
     @property
     def least_memory(self) -> int:
         """See `LimitedEngine`."""
-        opened = self._state.compiled.values()
-        return max((one.least_memory for one in opened if isinstance(one, PieceRequests)), default=0)
+        return max((one.least_memory for one in self._in_pieces), default=0)
+
+    @property
+    def whole_memory(self) -> int:
+        """See `LimitedEngine`."""
+        return sum(one.whole_memory for one in self._in_pieces)
+
+    @property
+    def _in_pieces(self) -> list[PieceRequests]:
+        return [one for one in self._state.compiled.values() if isinstance(one, PieceRequests)]
 
     @property
     def compiled_models(self) -> tuple[ov.CompiledModel, ...]:

@@ -49,6 +49,9 @@ class PieceRequests:
 
     Used as `RequestPool`. The numbers are those of the whole model within rounding, because OpenVINO chooses its
     kernels and layouts for each model.
+
+    Attributes:
+        whole_memory: Bytes that the weights of the whole model take while it is open.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class PieceRequests:
             most: Bytes of weights that a piece has at most, as float32, where the model can be cut so often.
         """
         self._compiled, self._folder = compiled, folder
+        self.whole_memory = WHOLE * weight_bytes(model)
         cutter = _Cutter(model)
         sources = [_name(result.input_value(0)) for result in model.get_results()]
         self._outputs = dict(zip([spec.name for spec in outputs], sources, strict=True))

@@ -33,5 +33,5 @@ def test_pieces_hold_what_fits_and_shared_weights_once():
 
 def test_a_graph_is_whole_where_its_weights_fit_three_times():
     assert piece_limit(None, 10**9) is None
-    assert piece_limit(300, 100) is None
-    assert piece_limit(296, 100) == 37
+    assert piece_limit(800, 100) is None
+    assert piece_limit(792, 100) == 99
