@@ -98,7 +98,7 @@ def add_engines(
         recipe = replace(recipe, quantization=_choices_to_keep(path, manifest, chosen, replacing))
     kept_engines = _without(manifest, chosen)
     with _work_folder(path) as work, JobProcesses() as processes:
-        work.start({**_origin(manifest), "recipe": to_json(recipe), "request": to_json(request)})
+        work.start({**_origin(manifest), "recipe": to_json(recipe), "request": to_json(request.local)})
         progress("bundle", "copy")
         _copy(bundle, manifest, kept_engines, work.folder)
         jobs = JobRunner(work.folder, work.journal, progress, run or processes)

@@ -71,7 +71,7 @@ class BundleWriter(WorkFolder):
                 {
                     "diffoundry": diffoundry.__version__,
                     "recipe": to_json(self.recipe),
-                    "request": to_json(self._request),
+                    "request": None if self._request is None else to_json(self._request.local),
                 }
             )
         except BaseException as error:

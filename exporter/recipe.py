@@ -121,9 +121,15 @@ def check_calibration(variants: Sequence[Variant], request: QuantizationRequest)
     Raises:
         InputError: The message names the precision.
     """
+    formats = precision_formats(variants)
+    floats = request.budget != Budget() and any(form.floats != "fp32" for some in formats.values() for form in some)
+    if request.ray is not None and not floats and not any(form.quantized for some in formats.values() for form in some):
+        raise InputError(
+            f"--ray: got --precision {','.join(formats)}, for which no layer is measured, expected one that quantizes, "
+            f"or --min-psnr with fp16 or bf16; leave --ray out"
+        )
     if request.calibrate:
         return
-    formats = precision_formats(variants)
     for precision, some in formats.items():
         if any(form.activations is not None for form in some):
             raise InputError(

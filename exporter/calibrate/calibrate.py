@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
@@ -18,8 +19,9 @@ from diffoundry.exporter.calibrate.float_reference import FloatReference
 from diffoundry.exporter.calibrate.memory import check_calibration_memory
 from diffoundry.exporter.calibrate.observe import Observation, WatchedGraph, observe
 from diffoundry.exporter.calibrate.overflow import find_overflows
+from diffoundry.exporter.calibrate.ray_sensitivity import measure_with_ray
 from diffoundry.exporter.calibrate.request import QuantizationRequest
-from diffoundry.exporter.calibrate.trials import CandidateGraphs, ImageTrials, SensitivitySettings
+from diffoundry.exporter.calibrate.trials import ImageTrials, MakeGraphs, SensitivitySettings
 from diffoundry.exporter.jobs.journal import Journal
 from diffoundry.exporter.passes.quantizable import quantizable
 from diffoundry.exporter.passes.smooth_quant import smoothable
@@ -111,7 +113,10 @@ class _Calibration:
 
     def choose(self, precision: str, formats: Sequence[PrecisionFormat]) -> QuantizationChoice:
         """Make the choice for one precision, or read it from the state on disk."""
-        state, asked = Journal(self._folder / STATE), json.loads(json.dumps(to_json([self._request, list(formats)])))
+        state, asked = (
+            Journal(self._folder / STATE),
+            json.loads(json.dumps(to_json([self._request.local, list(formats)]))),
+        )
         found = state.recall(precision, dict)
         if found is not None and found.get("asked") == asked:
             return from_json(QuantizationChoice, found["choice"])
@@ -137,20 +142,20 @@ class _Calibration:
         if (activations or any(form.weights == "int4" for form in formats)) and not self._rows:
             self._observe()
         components = self.reference.components
-        graphs = QuantizedGraphs(
-            self.reference.graph,
-            components,
-            formats,
-            {name: read_ranges(self._folder, name) for name in components},
-            self._rows,
+        make = partial(
+            QuantizedGraphs,
+            formats=formats,
+            ranges={name: read_ranges(self._folder, name) for name in components},
+            rows=self._rows,
             by_size=not activations or budget.min_psnr is None,
         )
+        graphs = make(self.reference.graph, components)
         float32 = self._overflows() if any(form.floats == "fp16" for form in formats) else {}
         plan = QuantizationPlan(
             units=graphs.units,
             base={name: ComponentChoice(observer="mse", float32=float32.get(name, ())) for name in components},
         )
-        trials = self._trials(graphs)
+        trials = self._trials(make)
         if activations and len(self._prompts) >= _PROBED:  # fewer images cannot distinguish the options
             nodes = {name: _smoothable_nodes(self.reference, name) for name in components}
             plan = choose_options(plan, trials, self._prompts[: _PROBED * 2], nodes, self._progress_of(precision))
@@ -160,20 +165,24 @@ class _Calibration:
         floats = formats[0].floats
         float32 = self._overflows() if floats == "fp16" else {}
         components = self.reference.components
-        graphs = NarrowFloats(self.reference.graph, components, floats, float32)
+        make = partial(NarrowFloats, floats=floats, float32=float32)
+        graphs = make(self.reference.graph, components)
         base = {
             name: ComponentChoice(float32=float32.get(name, ()), kept=dict.fromkeys(float32.get(name, ()), 0.0))
             for name in components
         }
         plan = QuantizationPlan(units=graphs.units, base=base, floats=True)
-        return self._search(precision, plan, self._trials(graphs), budget)
+        return self._search(precision, plan, self._trials(make), budget)
 
     def _search(self, precision: str, plan: QuantizationPlan, trials: ImageTrials, budget: Budget) -> SearchResult:
         searched = self._prompts[:_SEARCHED]
         return search(precision, plan, budget, trials, searched, self._held_out, self._progress_of(precision))
 
-    def _trials(self, graphs: CandidateGraphs) -> ImageTrials:
-        return ImageTrials(self.reference, graphs, SensitivitySettings(prompts=self._prompts[:_PROBED]), self._progress)
+    def _trials(self, make: MakeGraphs) -> ImageTrials:
+        spread = None if self._request.ray is None else partial(measure_with_ray, self._request, self.reference, make)
+        settings = SensitivitySettings(prompts=self._prompts[:_PROBED])
+        graphs = make(self.reference.graph, self.reference.components)
+        return ImageTrials(self.reference, graphs, settings, self._progress, spread)
 
     def _progress_of(self, precision: str) -> Callable[[str], None]:
         return lambda message: self._progress(f"{precision}: {message}")

@@ -43,18 +43,19 @@ class FloatReference:
         at_once: Images per batch.
     """
 
-    def __init__(self, folder: Path, task: PromptTask, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, task: PromptTask, threads: int | None = None, worker: str | None = None) -> None:
         """Open the bundle. No engine is opened yet.
 
         Args:
             folder: Folder of the bundle.
             task: Task that generates the images.
             threads: Threads of one engine call, or None for ONNX Runtime's own choice.
+            worker: As in `Simulator`.
         """
         self.bundle = Bundle(folder)
         self._images: dict[SeededPrompt, FloatArray] = {}
         self._simulators = {
-            name: Simulator(folder / name, threads, in_parts=self.runs_in_parts(name))
+            name: Simulator(folder / name, threads, in_parts=self.runs_in_parts(name), worker=worker)
             for name in self.bundle.components
         }
         self._references: dict[tuple[int, SeededPrompt], FloatArray] = {}
@@ -118,6 +119,10 @@ class FloatReference:
         """Add images that the float pipeline generated elsewhere."""
         self._images.update(images)
         self._references.update({(0, prompt): image for prompt, image in images.items()})
+
+    def images(self, prompts: Sequence[SeededPrompt]) -> dict[SeededPrompt, FloatArray]:
+        """Return the images of prompts that the float pipeline has generated."""
+        return {prompt: self._images[prompt] for prompt in prompts if prompt in self._images}
 
     def errors(self, engines: FixedEngines, prompts: Sequence[SeededPrompt]) -> list[NDArray[np.float64]]:
         """Mean squared difference of each prompt's image from the float pipeline's, for each task."""

@@ -1,6 +1,7 @@
 """Settings of calibration: its budget, its prompts, and how it generates images."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from diffoundry.calibration.prompts import CALIBRATION_PROMPTS, HELD_OUT_PROMPTS
 from diffoundry.calibration.quality import Budget
@@ -25,6 +26,8 @@ class QuantizationRequest:
         threads: Threads of one call, or None for ONNX Runtime's own choice.
         calibrate: False quantizes every layer that can be, for precisions that quantize weights alone, and generates no
             image.
+        ray: Address of the Ray cluster whose workers measure layers alone, or None for this process. The result is the
+            same where the processors compute alike.
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -36,6 +39,7 @@ class QuantizationRequest:
     width: int | None = None
     threads: int | None = None
     calibrate: bool = True
+    ray: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Check that nothing is asked of images that are not generated.
@@ -49,13 +53,19 @@ class QuantizationRequest:
             "--min-psnr": self.budget.min_psnr is not None,
             "--max-size": self.budget.max_size is not None,
             "--calibration-prompts": (self.prompts, self.held_out) != (CALIBRATION_PROMPTS, HELD_OUT_PROMPTS),
+            "--ray": self.ray is not None,
         }
         names = [name for name, present in asked.items() if present]
         if names:
             raise InputError(
-                f"--no-calibration: got {' and '.join(names)} as well, expected one or the other: a budget and prompts "
+                f"--no-calibration: got {' and '.join(names)} as well, expected one or the other: budgets and prompts "
                 f"need images; leave --no-calibration out, or {' and '.join(names)}"
             )
+
+    @property
+    def local(self) -> Self:
+        """The same without a cluster, which changes no number: what a journal keeps."""
+        return replace(self, ray=None)
 
     @property
     def task(self) -> PromptTask:

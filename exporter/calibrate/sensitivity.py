@@ -3,7 +3,8 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -14,9 +15,9 @@ from diffoundry.calibration.quality import mean_square
 from diffoundry.calibration.units import Unit
 from diffoundry.exporter.calibrate.engine_proxies import EngineProxy, FixedEngines
 from diffoundry.exporter.calibrate.generation_tasks import ImageTask
-from diffoundry.runtime.engines.protocol import Array, Engine
+from diffoundry.runtime.engines.protocol import Array, Closeable, Engine
 
-__all__ = ["EngineSource", "SwitchedEngine", "measure_alone", "refine"]
+__all__ = ["Alone", "AloneMeter", "EngineSource", "MeasureAlone", "SwitchedEngine", "measure_alone", "refine"]
 
 FloatArray = NDArray[np.float32]
 
@@ -42,7 +43,15 @@ class SwitchedEngine(EngineProxy):
 
 
 class EngineSource(Protocol):
-    """Opens the engines for a sensitivity measurement."""
+    """Opens the engines for a sensitivity measurement.
+
+    Attributes:
+        form: Index of the graph format that is measured.
+    """
+
+    @property
+    def form(self) -> int:
+        """See the class."""
 
     def task_for(self, component: str, steps: int | None) -> ImageTask:
         """Find the task that runs a component, with at most `steps` denoising steps if given."""
@@ -51,12 +60,71 @@ class EngineSource(Protocol):
         """Session over all float engines."""
 
     def open_switched(
-        self, component: str, units: Sequence[Unit]
+        self, component: str, units: Sequence[Unit], form: int
     ) -> AbstractContextManager[tuple[SwitchedEngine, FixedEngines]]:
         """Open a component's engine with one switch per unit, and a session that combines it with the float engines."""
 
     def chunks(self, units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
         """Split units of one component into groups whose switches fit into memory together."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Alone:
+    """One unit that is measured alone. Can be pickled.
+
+    Attributes:
+        component: Component of the unit.
+        chunk: Units that share a graph with switches.
+        index: Index of the unit in `chunk`.
+        form: As `EngineSource.form`.
+        steps: Denoising steps, or None for those of the task.
+    """
+
+    component: str
+    chunk: tuple[Unit, ...]
+    index: int
+    form: int
+    steps: int | None
+
+
+MeasureAlone = Callable[[Sequence[Alone]], Iterator[tuple[int, float]]]
+"""Measures units alone: yields the index of each, in any order, and the mean squared difference of its images."""
+
+
+class AloneMeter(Closeable):
+    """Measures units alone. The graph with switches of the last one stays open for the next."""
+
+    def __init__(self, source: EngineSource, prompts: Sequence[SeededPrompt]) -> None:
+        """Store the arguments. Nothing is opened yet.
+
+        Args:
+            source: Opens the engines.
+            prompts: Few prompts, because every unit generates them all.
+        """
+        self._source, self._prompts = source, prompts
+        self._task: tuple[str, int | None] | None = None
+        self._graph: tuple[str, tuple[Unit, ...], int] | None = None
+        self._opened = ExitStack()
+
+    def __call__(self, one: Alone) -> float:
+        """Return the mean squared difference of the images of the prompts with this unit alone quantized."""
+        if self._task != (one.component, one.steps):
+            self.close()
+            self._task = one.component, one.steps
+            self._images = self._source.task_for(*self._task).generate(self._source.floats(), self._prompts)
+        if self._graph != (one.component, one.chunk, one.form):
+            self._opened.close()
+            self._graph = one.component, one.chunk, one.form
+            self._switched, self._engines = self._opened.enter_context(self._source.open_switched(*self._graph))
+        self._switched.states[:] = False
+        self._switched.states[one.index] = True
+        task = self._source.task_for(one.component, one.steps)
+        return float(mean_square(task.generate(self._engines, self._prompts), self._images).mean())
+
+    def close(self) -> None:
+        """Close the graph."""
+        self._opened.close()
+        self._task = self._graph = None
 
 
 def measure_alone(
@@ -65,6 +133,7 @@ def measure_alone(
     prompts: Sequence[SeededPrompt],
     steps: int | None,
     progress: Callable[[str], None] = lambda _message: None,
+    measure: MeasureAlone | None = None,
 ) -> dict[Unit, float]:
     """Mean squared difference of the images of `prompts` when one unit alone is quantized, for each unit.
 
@@ -74,20 +143,20 @@ def measure_alone(
         prompts: Few prompts, because every unit generates them all.
         steps: Denoising steps, or None for those of the task.
         progress: Called with a message about the progress.
+        measure: Measures them elsewhere, with the same prompts; None measures here.
     """
+    wanted = [
+        Alone(component=component, chunk=tuple(chunk), index=index, form=source.form, steps=steps)
+        for component in dict.fromkeys(unit.component for unit in units)
+        for chunk in source.chunks([unit for unit in units if unit.component == component])
+        for index in range(len(chunk))
+    ]
     found: dict[Unit, float] = {}
     start = time.perf_counter()
-    for component in dict.fromkeys(unit.component for unit in units):
-        mine = [unit for unit in units if unit.component == component]
-        task = source.task_for(component, steps)
-        reference = task.generate(source.floats(), prompts)
-        for chunk in source.chunks(mine):
-            with source.open_switched(component, chunk) as (engine, engines):
-                for i, unit in enumerate(chunk):
-                    engine.states[:] = False
-                    engine.states[i] = True
-                    found[unit] = float(mean_square(task.generate(engines, prompts), reference).mean())
-                    progress(_progress_message(len(found), len(units), time.perf_counter() - start))
+    with AloneMeter(source, prompts) as meter:
+        for number, error in measure(wanted) if measure else enumerate(map(meter, wanted)):
+            found[wanted[number].chunk[wanted[number].index]] = error
+            progress(_progress_message(len(found), len(units), time.perf_counter() - start))
     return {unit: found[unit] for unit in units}
 
 
@@ -97,6 +166,7 @@ def refine(
     top: Sequence[Unit],
     prompts: Sequence[SeededPrompt],
     progress: Callable[[str], None] = lambda _message: None,
+    measure: MeasureAlone | None = None,
 ) -> dict[Unit, float]:
     """Measure some units again in all steps, and scale the errors of the others accordingly.
 
@@ -106,8 +176,9 @@ def refine(
         top: Units to measure again.
         prompts: Prompts to generate.
         progress: Called with a message about the progress.
+        measure: As in `measure_alone`.
     """
-    whole = measure_alone(source, top, prompts, None, progress)
+    whole = measure_alone(source, top, prompts, None, progress, measure)
     ratios = [whole[unit] / errors[unit] for unit in top if errors[unit] > 0 and np.isfinite(errors[unit])]
     scale = statistics.median(ratios) if ratios else 1.0
     return {unit: whole.get(unit, error * scale) for unit, error in errors.items()}

@@ -12,10 +12,13 @@ from diffoundry.runtime.engines.protocol import Array, Closeable, Engine
 from diffoundry.runtime.errors import EngineError, MissingExtraError
 from diffoundry.targets.base import tensor_specs
 
-__all__ = ["Simulator"]
+__all__ = ["WORKER_FILES", "Simulator"]
 
 _PREFIX = "calibrating-"
 """Prefix of the files that exist while an engine is open."""
+
+WORKER_FILES = f"{_PREFIX}worker-"
+"""Prefix of those of processes beside others in the same folder."""
 
 PART_BYTES = 128 << 20
 """Bytes of weights in a part of a large graph; a single weight may have more."""
@@ -28,19 +31,23 @@ class Simulator:
     machine's int8 kernels.
     """
 
-    def __init__(self, folder: Path, threads: int | None = None, *, in_parts: bool = False) -> None:
+    def __init__(
+        self, folder: Path, threads: int | None = None, *, in_parts: bool = False, worker: str | None = None
+    ) -> None:
         """Store the folder, and remove the leftovers of an interrupted run.
 
         Args:
             folder: Folder of the graphs' external data; graphs are written here while their engines are open.
             threads: Threads of one call, or None for ONNX Runtime's own choice.
             in_parts: True to hold the weights of one part of a graph at a time: each call opens one part after another.
+            worker: Name of a process beside others in the same folder, whose graphs it leaves there.
         """
         self._folder = folder
         self._threads = threads
         self._in_parts = in_parts
         self._count = 0
-        for path in folder.glob(f"{_PREFIX}*"):
+        self._prefix = _PREFIX if worker is None else f"{WORKER_FILES}{worker}-"
+        for path in folder.glob(f"{self._prefix}*"):
             path.unlink()
 
     def open(self, model: ir.Model, name: str) -> Engine:
@@ -65,7 +72,7 @@ class Simulator:
 
         def open_session(graph: ir.Model, label: str) -> Engine:
             self._count += 1
-            path = self._folder / f"{_PREFIX}{self._count}-{label}.onnx"
+            path = self._folder / f"{self._prefix}{self._count}-{label}.onnx"
             save_beside(graph, path)
             return _Session(path, graph, self._threads, keep=not self._in_parts)
 

@@ -1,7 +1,7 @@
 """Evaluates choices of a precision on the images of a bundle, in every graph format that its targets want."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,11 +13,11 @@ from diffoundry.calibration.units import Unit
 from diffoundry.exporter.calibrate.engine_proxies import FixedEngines
 from diffoundry.exporter.calibrate.float_reference import FloatReference
 from diffoundry.exporter.calibrate.generation_tasks import ImageTask
-from diffoundry.exporter.calibrate.sensitivity import SwitchedEngine, measure_alone, refine
+from diffoundry.exporter.calibrate.sensitivity import MeasureAlone, SwitchedEngine, measure_alone, refine
 from diffoundry.exporter.passes.quantization_switches import SWITCHES
 from diffoundry.runtime.bundle.quantization import ComponentChoice
 
-__all__ = ["CandidateGraphs", "ImageTrials", "SensitivitySettings"]
+__all__ = ["CandidateGraphs", "ImageTrials", "MakeGraphs", "SensitivitySettings", "Spread"]
 
 Choices = Mapping[str, ComponentChoice]
 
@@ -63,6 +63,13 @@ class CandidateGraphs(Protocol):
         """Bytes of the float weights of a unit."""
 
 
+MakeGraphs = Callable[[Callable[[str], ir.Model], Sequence[str]], CandidateGraphs]
+"""Makes the candidate graphs, from a function that loads a component's graph, and the names of the components."""
+
+Spread = Callable[[Sequence[SeededPrompt]], AbstractContextManager[MeasureAlone]]
+"""Opens workers that measure units alone with these prompts."""
+
+
 class ImageTrials:
     """Implements `calibration.search.Trials` and `sensitivity.EngineSource`."""
 
@@ -72,7 +79,18 @@ class ImageTrials:
         graphs: CandidateGraphs,
         settings: SensitivitySettings,
         progress: Callable[[str], None],
+        spread: Spread | None = None,
     ) -> None:
+        """Store the arguments.
+
+        Args:
+            reference: The float pipeline.
+            graphs: Graphs of one precision.
+            settings: Of the sensitivity measurement.
+            progress: Called with a message about the progress.
+            spread: Opens workers for the sensitivity measurement; None measures in this process.
+        """
+        self._spread = spread
         self._reference = reference
         self._graphs = graphs
         self._settings = settings
@@ -98,9 +116,15 @@ class ImageTrials:
     def unit_errors(self, units: Sequence[Unit]) -> dict[Unit, float]:
         """See `Trials.unit_errors`; uses the worst format so far, few steps, and all steps for the largest errors."""
         settings = self._settings
-        errors = measure_alone(self, units, settings.prompts, settings.steps, self._progress)
-        top = sorted(units, key=lambda unit: -errors[unit])[: settings.top]
-        return refine(self, errors, top, settings.prompts, self._progress)
+        with self._spread(settings.prompts) if self._spread else nullcontext() as measure:
+            errors = measure_alone(self, units, settings.prompts, settings.steps, self._progress, measure)
+            top = sorted(units, key=lambda unit: -errors[unit])[: settings.top]
+            return refine(self, errors, top, settings.prompts, self._progress, measure)
+
+    @property
+    def form(self) -> int:
+        """See `EngineSource.form`: the worst format so far."""
+        return self._worst
 
     def task_for(self, component: str, steps: int | None) -> ImageTask:
         """See `EngineSource.task_for`."""
@@ -111,9 +135,11 @@ class ImageTrials:
         return self._reference.floats()
 
     @contextmanager
-    def open_switched(self, component: str, units: Sequence[Unit]) -> Iterator[tuple[SwitchedEngine, FixedEngines]]:
+    def open_switched(
+        self, component: str, units: Sequence[Unit], form: int
+    ) -> Iterator[tuple[SwitchedEngine, FixedEngines]]:
         """See `EngineSource.open_switched`."""
-        model = self._graphs.switched(component, units, self._worst)
+        model = self._graphs.switched(component, units, form)
         with SwitchedEngine(self._reference.open(component, model, "switched"), SWITCHES) as engine:
             yield engine, self._reference.floats({component: engine})
 

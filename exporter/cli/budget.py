@@ -10,6 +10,7 @@ from diffoundry.calibration.prompts import read_prompts
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.runtime.cli.help import options_in
+from diffoundry.runtime.cli.ray_workers import check_address
 from diffoundry.runtime.engines.available_memory import parse_bytes
 
 __all__ = ["budget_options", "take_budget"]
@@ -20,8 +21,13 @@ _quantization = options_in("Quantization")
 
 
 def budget_options(command: Command) -> Command:
-    """Add --min-psnr, --max-size, --calibration-prompts and --no-calibration."""
+    """Add --min-psnr, --max-size, --calibration-prompts, --no-calibration and --ray."""
     for option in (
+        _quantization(
+            "--ray",
+            metavar="ADDRESS",
+            help="Measure layers on a Ray cluster: HOST:PORT, auto for the one of this machine, or local to start one.",
+        ),
         _quantization(
             "--no-calibration",
             is_flag=True,
@@ -51,11 +57,14 @@ def take_budget(values: dict[str, Any]) -> QuantizationRequest:
     Raises:
         InputError: A size that cannot be read, an impossible limit, a file of prompts that cannot be read, or one of
             them with --no-calibration.
+        MissingExtraError: Ray is not installed.
     """
+    if (ray := values.pop("ray")) is not None:
+        check_address(ray)
     file, size, psnr = (values.pop(name) for name in ("calibration_prompts", "max_size", "min_psnr"))
     calibrate = not values.pop("no_calibration")
     budget = Budget(min_psnr=psnr, max_size=None if size is None else parse_bytes(size, "--max-size"))
     if file is None:
-        return QuantizationRequest(budget=budget, calibrate=calibrate)
+        return QuantizationRequest(budget=budget, calibrate=calibrate, ray=ray)
     prompts, held_out = read_prompts(file)
-    return QuantizationRequest(budget=budget, prompts=prompts, held_out=held_out, calibrate=calibrate)
+    return QuantizationRequest(budget=budget, prompts=prompts, held_out=held_out, calibrate=calibrate, ray=ray)

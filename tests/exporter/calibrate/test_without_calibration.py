@@ -127,7 +127,7 @@ def test_what_needs_images_is_refused_without_them(asked, names):
     with pytest.raises(InputError) as caught:
         QuantizationRequest(calibrate=False, **asked)
     assert str(caught.value) == (
-        f"--no-calibration: got {names} as well, expected one or the other: a budget and prompts need images; leave "
+        f"--no-calibration: got {names} as well, expected one or the other: budgets and prompts need images; leave "
         f"--no-calibration out, or {names}"
     )
 
