@@ -22,6 +22,11 @@ from torch.fx.experimental.sym_node import SymNode
 
 from diffoundry.exporter.passes import OPSET
 
+try:
+    from torch.fx._lazy_graph_module import _use_lazy_graph_module
+except ImportError:
+    _use_lazy_graph_module = None  # type: ignore[assignment]
+
 __all__ = ["fast_recording", "fast_tracing", "warm_up"]
 
 _GROUP_NORM = torch.ops.aten.native_group_norm.default
@@ -44,6 +49,7 @@ def fast_tracing() -> Iterator[None]:
     * Nodes have no stack traces and no memory format. We read neither.
     * The cache of shapes is off. With free sizes it costs more than computing the shapes.
     * Formulas of sizes are simplified and printed once each.
+    * Changed graphs are compiled to Python when they run, which most never do.
     * Type promotion uses the types that torch.export has found. Torch would run the program again.
     * The table of ONNX translations, and the signatures of ONNX operators, are made once in a process.
     """
@@ -54,6 +60,8 @@ def fast_tracing() -> Iterator[None]:
             fake_impls.get_fast_op_impls()
             shapes = {_GROUP_NORM: _group_norm, _LAYER_NORM: _layer_norm, _GELU: _same_shape}
             stack.enter_context(mock.patch.dict(table, shapes))
+        if _use_lazy_graph_module is not None:
+            stack.enter_context(_use_lazy_graph_module(should_use=True))
         if hasattr(fx.config, "do_not_emit_stack_traces"):
             stack.enter_context(mock.patch.object(fx.config, "do_not_emit_stack_traces", new=True))
         for owner, name, replacement in _replacements():
