@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffoundry.runtime import load
 from tests.models.conftest import ENGINES
 
 torch = pytest.importorskip("torch")
@@ -60,7 +61,7 @@ def test_images_move_to_the_flat_ones(guided, target, precision):
     assert distances(whole, FLAT).mean() < distances(half, FLAT).mean() < distances(before, FLAT).mean()
 
 
-def test_diffusers_loads_it_and_generates_the_same(guided):
+def test_diffusers_loads_it_and_generates_the_same(emoji_bundle):
     pytest.importorskip("peft")
     theirs = diffusers.StableDiffusionPipeline.from_pretrained(MODELS / "emoji", torch_dtype=torch.float32)
     theirs.set_progress_bar_config(disable=True)
@@ -68,7 +69,7 @@ def test_diffusers_loads_it_and_generates_the_same(guided):
     settings = {name: value for name, value in SETTINGS.items() if name != "seed"}
     generator = torch.Generator().manual_seed(SETTINGS["seed"])
     expected = theirs("a watch", generator=generator, **settings).images[0]
-    pipe = guided("onnxruntime", "fp32")
+    pipe = load(emoji_bundle)
     pipe.loras.load(LORA)
     np.testing.assert_allclose(pipe("a watch", **SETTINGS).images[0], expected, atol=2e-3)
 

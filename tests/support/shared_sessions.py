@@ -56,7 +56,7 @@ def _key(engine: Any, path: Path) -> Any:
     if sum(stat.st_size for _, stat in facts) > _LARGEST:
         return None
     listed = tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in facts)
-    return listed, engine._options.threads, engine._options.device, engine._options.memory
+    return listed, engine._options.threads, engine._options.device, engine._options.memory, engine._options.whole
 
 
 @contextlib.contextmanager
