@@ -21,7 +21,7 @@ from diffoundry.exporter.calibrate.observe import Observation, WatchedGraph, obs
 from diffoundry.exporter.calibrate.overflow import find_overflows
 from diffoundry.exporter.calibrate.ray_sensitivity import measure_with_ray
 from diffoundry.exporter.calibrate.request import QuantizationRequest
-from diffoundry.exporter.calibrate.trials import ImageTrials, MakeGraphs, SensitivitySettings
+from diffoundry.exporter.calibrate.trials import CandidateGraphs, ImageTrials, MakeGraphs, SensitivitySettings
 from diffoundry.exporter.jobs.journal import Journal
 from diffoundry.exporter.passes.quantizable import quantizable
 from diffoundry.exporter.passes.smooth_quant import smoothable
@@ -155,7 +155,7 @@ class _Calibration:
             units=graphs.units,
             base={name: ComponentChoice(observer="mse", float32=float32.get(name, ())) for name in components},
         )
-        trials = self._trials(make)
+        trials = self._trials(graphs, make)
         if activations and len(self._prompts) >= _PROBED:  # fewer images cannot distinguish the options
             nodes = {name: _smoothable_nodes(self.reference, name) for name in components}
             plan = choose_options(plan, trials, self._prompts[: _PROBED * 2], nodes, self._progress_of(precision))
@@ -172,16 +172,15 @@ class _Calibration:
             for name in components
         }
         plan = QuantizationPlan(units=graphs.units, base=base, floats=True)
-        return self._search(precision, plan, self._trials(make), budget)
+        return self._search(precision, plan, self._trials(graphs, make), budget)
 
     def _search(self, precision: str, plan: QuantizationPlan, trials: ImageTrials, budget: Budget) -> SearchResult:
         searched = self._prompts[:_SEARCHED]
         return search(precision, plan, budget, trials, searched, self._held_out, self._progress_of(precision))
 
-    def _trials(self, make: MakeGraphs) -> ImageTrials:
+    def _trials(self, graphs: CandidateGraphs, make: MakeGraphs) -> ImageTrials:
         spread = None if self._request.ray is None else partial(measure_with_ray, self._request, self.reference, make)
         settings = SensitivitySettings(prompts=self._prompts[:_PROBED])
-        graphs = make(self.reference.graph, self.reference.components)
         return ImageTrials(self.reference, graphs, settings, self._progress, spread)
 
     def _progress_of(self, precision: str) -> Callable[[str], None]:

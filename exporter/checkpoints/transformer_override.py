@@ -86,26 +86,33 @@ def open_transformer(text: str, index: Config, own: Path) -> OutsideNetwork:
     return place_network(file, TRANSFORMER, {"_class_name": kind, **config}, part)
 
 
+def _blocks_config(file: Safetensors, shapes: Shapes, title: str) -> dict[str, Any]:
+    """Make what the configs of FLUX.1 and FLUX.2 share; errors as `_flux_config`."""
+    width, channels = _shape(file, shapes, title, "img_in.weight", 2)
+    (head,) = _shape(file, shapes, title, "double_blocks.0.img_attn.norm.query_norm.scale", 1)
+    outputs, _ = _shape(file, shapes, title, "final_layer.linear.weight", 2)
+    return {
+        "attention_head_dim": head,
+        "guidance_embeds": "guidance_in.in_layer.weight" in shapes,
+        "in_channels": channels,
+        "joint_attention_dim": _shape(file, shapes, title, "txt_in.weight", 2)[1],
+        "num_attention_heads": width // head,
+        "num_layers": _count(shapes, "double_blocks"),
+        "num_single_layers": _count(shapes, "single_blocks"),
+        "out_channels": outputs,
+        "patch_size": 1,
+    }
+
+
 def _flux_config(file: Safetensors, shapes: Shapes, own: Config) -> dict[str, Any]:
     """Make the config of FLUX.1.
 
     Raises:
         CheckpointError: A tensor that it follows from is missing, or of another shape.
     """
-    width, channels = _shape(file, shapes, "FLUX.1", "img_in.weight", 2)
-    (head,) = _shape(file, shapes, "FLUX.1", "double_blocks.0.img_attn.norm.query_norm.scale", 1)
-    outputs, _ = _shape(file, shapes, "FLUX.1", "final_layer.linear.weight", 2)
     return {
-        "attention_head_dim": head,
+        **_blocks_config(file, shapes, "FLUX.1"),
         **({"axes_dims_rope": own["axes_dims_rope"]} if "axes_dims_rope" in own else {}),
-        "guidance_embeds": "guidance_in.in_layer.weight" in shapes,
-        "in_channels": channels,
-        "joint_attention_dim": _shape(file, shapes, "FLUX.1", "txt_in.weight", 2)[1],
-        "num_attention_heads": width // head,
-        "num_layers": _count(shapes, "double_blocks"),
-        "num_single_layers": _count(shapes, "single_blocks"),
-        "out_channels": outputs,
-        "patch_size": 1,
         "pooled_projection_dim": _shape(file, shapes, "FLUX.1", "vector_in.in_layer.weight", 2)[1],
     }
 
@@ -116,21 +123,12 @@ def _flux_2_config(file: Safetensors, shapes: Shapes, own: Config) -> dict[str, 
     Raises:
         CheckpointError: As `_flux_config`.
     """
-    width, channels = _shape(file, shapes, "FLUX.2", "img_in.weight", 2)
-    (head,) = _shape(file, shapes, "FLUX.2", "double_blocks.0.img_attn.norm.query_norm.scale", 1)
-    outputs, _ = _shape(file, shapes, "FLUX.2", "final_layer.linear.weight", 2)
+    shared = _blocks_config(file, shapes, "FLUX.2")
+    width, hidden = _shape(file, shapes, "FLUX.2", "double_blocks.0.img_mlp.2.weight", 2)
     return {
         **{key: value for key, value in own.items() if not key.startswith("_")},
-        "attention_head_dim": head,
-        "guidance_embeds": "guidance_in.in_layer.weight" in shapes,
-        "in_channels": channels,
-        "joint_attention_dim": _shape(file, shapes, "FLUX.2", "txt_in.weight", 2)[1],
-        "mlp_ratio": _shape(file, shapes, "FLUX.2", "double_blocks.0.img_mlp.2.weight", 2)[1] / width,
-        "num_attention_heads": width // head,
-        "num_layers": _count(shapes, "double_blocks"),
-        "num_single_layers": _count(shapes, "single_blocks"),
-        "out_channels": outputs,
-        "patch_size": 1,
+        **shared,
+        "mlp_ratio": hidden / width,
         "timestep_guidance_channels": _shape(file, shapes, "FLUX.2", "time_in.in_layer.weight", 2)[1],
     }
 

@@ -90,7 +90,7 @@ _QWEN = {
     ],
 )
 def test_draws_of_control_images_are_those_of_a_bundle(net, apart):
-    """Where a ControlNet's image is drawn without the generator of the call, it has a seed of its own."""
+    """A ControlNet's image that is drawn without the generator of the call has a seed of its own."""
     with torch.device("meta"):
         pipeline = SimpleNamespace(controlnet=net())
     seed = CONTROL_SEED + 1
