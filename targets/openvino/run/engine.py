@@ -76,6 +76,7 @@ class OpenVinoEngine(Closeable):
         self._config = {"INFERENCE_PRECISION_HINT": _HINTS[floats], **_config(spec, options)}
         self._cache = options.cache_dir
         self._memory = options.memory if options.device in (None, "cpu") and not options.whole else None
+        self._by_size = options.device in (None, "cpu") and options.memory is None
         self._switch = GraphSwitch(spec)
         self._transform = LoadTransforms.of(spec, options, floats)
         if options.memory is not None and options.whole:  # Winograd's weights are four times as large
@@ -96,7 +97,7 @@ class OpenVinoEngine(Closeable):
         model = self._read(state)
         if self._buckets:
             return state
-        count = sizes_compiled(self._spec, weight_bytes(model)) if self._device == "CPU" and self._memory is None else 0
+        count = sizes_compiled(self._spec, weight_bytes(model)) if self._by_size else 0
         if not count:
             state.compiled[()] = self._compile(state, model, None)
             return state

@@ -159,6 +159,14 @@ def test_any_size_and_batch_without_buckets(open_engine, feeds_for, torch_output
         assert fixed == ([True, False] if component == "unet" else [False])
 
 
+def test_a_small_denoiser_that_is_whole_within_a_limit_of_memory_has_one_model(open_engine, feeds_for):
+    with open_engine("emoji", "unet", memory=1 << 30, whole=True) as engine:
+        engine.run(feeds_for(engine, height=64))
+        engine.run(feeds_for(engine, height=96))
+        (compiled,) = engine.compiled_models
+        assert compiled.input(0).get_partial_shape().is_dynamic
+
+
 def test_buckets_are_compiled_when_asked_for(open_engine, feeds_for, torch_outputs, rms):
     with open_engine("emoji", "unet", buckets=BUCKETS) as engine:
         assert not engine.compiled_models
