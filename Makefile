@@ -11,12 +11,13 @@ TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECO
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-# pip compiles modules one after another, compileall in as many processes as there are cores. Some packages hold
-# templates, which do not compile.
+# pip compiles modules one after another, compileall in as many processes as there are cores. A third of the source is
+# tests of the packages and networks of transformers, of which few are imported; those are compiled then. Some packages
+# hold templates, which do not compile.
 .venv/installed: pyproject.toml models/pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[dev]' -e ./models
-	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+	$(BIN)/python -m compileall -qq -j 0 -x '/(tests?|testing|_testing)/|/transformers/models/' .venv/lib || true
 	touch $@
 
 install: .venv/installed ## make .venv with everything in it
