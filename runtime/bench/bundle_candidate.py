@@ -12,7 +12,6 @@ from diffoundry.runtime.bench.machine import peak_rss
 from diffoundry.runtime.bench.request import BenchRequest
 from diffoundry.runtime.engines.plugins import find_plugin
 from diffoundry.runtime.engines.protocol import Array, EngineOptions
-from diffoundry.runtime.native.measured import ATTENTION
 from diffoundry.runtime.pipelines import load
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 
@@ -131,7 +130,10 @@ class BundleCandidate:
         )
 
     def facts(self) -> dict[str, str]:
-        """Target, its library's version, precision, device, threads, and what our own kernels compute."""
+        """Target, its library's version, precision, device, threads, and what the engines say of themselves.
+
+        Such are the type of their floats, which layers our own kernels compute, and how they were compiled.
+        """
         choices = [self.pipeline.session.choice(name) for name in self.pipeline.used_components]
         found = [choice for choice in choices if choice is not None]
         target = found[0].spec.target if found else "onnxruntime"
@@ -146,9 +148,13 @@ class BundleCandidate:
             "threads": "the library's own choice" if threads is None else str(threads),
         }
         session = self.pipeline.session
-        native = {name: getattr(session.engine(name), "metadata", {}).get(ATTENTION) for name in session.opened}
-        kept = [f"{name}: {words}" for name, words in native.items() if words]
-        return {**facts, **({ATTENTION: "; ".join(kept)} if kept else {})}
+        notes = {name: getattr(session.engine(name), "metadata", {}) for name in session.opened}
+        for key in dict.fromkeys(key for said in notes.values() for key in said):
+            kept = {name: said[key] for name, said in notes.items() if key in said}
+            same = len(kept) == len(notes) and len(set(kept.values())) == 1
+            words = kept.values() if same else (f"{name}: {value}" for name, value in kept.items())
+            facts[key] = "; ".join(dict.fromkeys(map(str, words)))
+        return facts
 
     def peak_rss(self) -> int | None:
         """Peak resident memory of this process."""

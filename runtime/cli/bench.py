@@ -1,6 +1,6 @@
 """`diffoundry bench`: measures a bundle, alone or with PyTorch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.cli.bench_page import bench_sections
 from diffoundry.runtime.cli.bench_view import (
     Grid,
+    candidate_words,
     engine_grid,
     figure_grid,
     load_warning,
@@ -131,7 +132,13 @@ def _measure_all(bundle: Path, engine: dict[str, Any], values: dict[str, Any], *
     if as_json:
         print_json(to_json(report))
     else:
-        _print_grid(engine_grid(report), reports[0])
+        described = {
+            f"{one.target} {one.precision}": text
+            for one in report.engines
+            if one.report is not None
+            for text in candidate_words(one.report).values()
+        }
+        _print_grid(engine_grid(report), reports[0], described)
     for one in report.engines:
         lines = [f"not measured: {one.failure}"] if one.report is None else remarks(one.report)
         for text in lines:
@@ -163,17 +170,17 @@ def print_report(report: BenchReport) -> None:
     warning = load_warning(report)
     if warning is not None:
         warn(warning)
-    _print_grid(figure_grid(report), report)
+    _print_grid(figure_grid(report), report, candidate_words(report))
     for line in remarks(report):
         remark(line)
 
 
-def _print_grid(grid: Grid, report: BenchReport) -> None:
-    """Print the work, the machine and a table."""
+def _print_grid(grid: Grid, report: BenchReport, candidates: Mapping[str, str]) -> None:
+    """Print the work, the machine, a line for each candidate, and a table."""
     table = make_table(*grid.columns, numbers=grid.columns[1:])
     for row in grid.rows:
         table.add_row(*row)
-    for words in (work_words(report), machine_words(report)):
+    for words in (work_words(report), machine_words(report), candidates):
         for name, value in words.items():
             out.print(f"{name:<13} {value}", soft_wrap=True)
     out.print(table)

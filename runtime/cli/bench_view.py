@@ -11,6 +11,7 @@ from diffoundry.runtime.cli.console import size_text
 __all__ = [
     "Grid",
     "candidate_grid",
+    "candidate_words",
     "distance_words",
     "duration",
     "engine_grid",
@@ -93,6 +94,12 @@ def candidate_grid(report: BenchReport) -> Grid:
     keys = list(dict.fromkeys(key for candidate in report.candidates for key in candidate.facts))
     rows = [[candidate.name, *(candidate.facts.get(key, "–") for key in keys)] for candidate in report.candidates]
     return Grid(columns=["candidate", *keys], rows=rows)
+
+
+def candidate_words(report: BenchReport) -> dict[str, str]:
+    """Describe each candidate in a line, by its name."""
+    described = ((one.name, one.facts) for one in report.candidates)
+    return {name: ", ".join(f"{key} {value}" for key, value in facts.items()) for name, facts in described}
 
 
 def work_words(report: BenchReport) -> dict[str, str]:

@@ -18,7 +18,7 @@ from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.run.adapters import fit_ranks, read_adaptable
 from diffoundry.targets.openvino.run.devices import core, execution_precision, vendor_name
-from diffoundry.targets.openvino.run.fixed_sizes import SmallModel, sizes_compiled
+from diffoundry.targets.openvino.run.fixed_sizes import NOTE, SmallModel, sizes_compiled
 from diffoundry.targets.openvino.run.idle_inputs import read_without
 from diffoundry.targets.openvino.run.load_transforms import LoadTransforms
 from diffoundry.targets.openvino.run.model_files import read_listed
@@ -58,7 +58,7 @@ class OpenVinoEngine(Closeable):
         outputs: See `Engine`.
         idle_inputs: See `IdleEngine`.
         least_memory, whole_memory: See `LimitedEngine`.
-        metadata: Type of floats, and our own kernels where they are used, for users.
+        metadata: Type of floats, our own kernels where they are used, and sizes compiled for, for users.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class OpenVinoEngine(Closeable):
             notes, weights = state.transform(model)
         except (RuntimeError, ValueError) as error:
             raise self._refused(error) from error
-        self.metadata |= notes
+        self.metadata |= {**notes, NOTE: f"each of the first {count} sizes"}
 
         def compile_for(copy: ov.Model, sizes: Mapping[str, int] | None) -> RequestPool:
             try:

@@ -7,7 +7,10 @@ from diffoundry.runtime.bundle.specs import EngineSpec
 from diffoundry.targets.openvino.import_openvino import ov
 from diffoundry.targets.openvino.run.request_pool import RequestPool
 
-__all__ = ["SmallModel", "sizes_compiled"]
+__all__ = ["NOTE", "SmallModel", "sizes_compiled"]
+
+NOTE = "compiled for its size"
+"""Key of an engine's metadata."""
 
 _SMALL = 64 << 20
 """Bytes of weights. Where there are more, a call takes so long that free sizes cost it less than a tenth."""

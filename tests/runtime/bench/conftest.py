@@ -40,6 +40,7 @@ class Script:
     outside: list[float] = dataclasses.field(default_factory=lambda: [0.0])
     opened: list[str] = dataclasses.field(default_factory=list)
     fail_at_call: int | None = None
+    notes: dict[str, dict[str, str | int]] = dataclasses.field(default_factory=dict)
 
     def next_call(self, name: str) -> float:
         times = self.calls[name]
@@ -79,7 +80,7 @@ class ScriptedEngine:
         self.inputs = tuple(TensorSpec(name=n, dtype=d, shape=s) for n, d, s in inputs)
         self.outputs = tuple(TensorSpec(name=n, dtype=d, shape=s) for n, d, s in outputs)
         self.name, self.clock, self.script = name, clock, script
-        self.closed = False
+        self.closed, self.metadata = False, script.notes.get(name, {})
         clock.advance(script.opening[name])
         script.opened.append(name)
 

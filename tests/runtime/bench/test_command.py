@@ -1,6 +1,7 @@
 """`diffoundry bench`: what it prints, as a table, as JSON and as HTML, and how it ends when something is wrong."""
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -71,6 +72,9 @@ def test_json_is_the_report_and_nothing_else(scripted_bundle):
 def test_table_shows_medians_and_the_machine(scripted_bundle):
     result = _run(scripted_bundle, "--steps", 2, "--repeats", 2)
     words = " ".join(result.stdout.split())
+    assert re.search(
+        "diffoundry target onnxruntime, library onnxruntime.* [0-9.]+, precision as exported, device cpu", words
+    )
     assert " image, warm 6.25 s (6.25–6.25) " in words
     assert " step, outside engines 0.00 µs (0.00–0.00) " in words
     assert " unet, one call 1.00 s (1.00–1.00) " in words

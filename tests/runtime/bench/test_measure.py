@@ -73,6 +73,16 @@ def test_work_describes_the_generated_image(scripted_bundle):
     assert report.candidates[0].facts["threads"] == "the library's own choice"
 
 
+def test_what_engines_say_of_themselves_is_a_fact(scripted_bundle, script):
+    script.notes = {name: {"floats": "bf16"} for name in ("text_encoder", "unet", "vae_decoder")}
+    script.notes["unet"] |= {"compiled for its size": "each of the first 2 sizes", "Winograd convolutions": 12}
+    script.notes["vae_decoder"] |= {"Winograd convolutions": 3}
+    facts = bench(scripted_bundle, BenchRequest(steps=1, repeats=1)).candidates[0].facts
+    assert facts["floats"] == "bf16"
+    assert facts["compiled for its size"] == "unet: each of the first 2 sizes"
+    assert facts["Winograd convolutions"] == "unet: 12; vae_decoder: 3"
+
+
 def test_alone_there_is_no_pause_and_the_observer_is_removed(scripted_bundle, clock):
     request = BenchRequest(steps=2, repeats=1)
     ours = BundleCandidate(scripted_bundle, request)

@@ -157,6 +157,8 @@ def test_any_size_and_batch_without_buckets(open_engine, feeds_for, torch_output
         assert len(engine.compiled_models) == (2 if component == "unet" else 1)
         fixed = [not model.input(0).get_partial_shape().is_dynamic for model in engine.compiled_models]
         assert fixed == ([True, False] if component == "unet" else [False])
+        said = engine.metadata.get(fixed_sizes.NOTE)
+        assert said == ("each of the first 1 sizes" if component == "unet" else None)
 
 
 def test_a_small_denoiser_that_is_whole_within_a_limit_of_memory_has_one_model(open_engine, feeds_for):
@@ -165,6 +167,7 @@ def test_a_small_denoiser_that_is_whole_within_a_limit_of_memory_has_one_model(o
         engine.run(feeds_for(engine, height=96))
         (compiled,) = engine.compiled_models
         assert compiled.input(0).get_partial_shape().is_dynamic
+        assert fixed_sizes.NOTE not in engine.metadata
 
 
 def test_buckets_are_compiled_when_asked_for(open_engine, feeds_for, torch_outputs, rms):
