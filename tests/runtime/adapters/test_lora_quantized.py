@@ -7,8 +7,7 @@ from diffoundry.exporter.verify.checks.gates import gates_for
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import EngineError
 
-INTEGERS = ["int8-weights", pytest.param("int4-weights", marks=pytest.mark.slow)]
-"""Calibration of int4 takes a minute, so it is slow."""
+INTEGERS = ["int8-weights", "int4-weights"]
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +40,7 @@ def test_no_further_from_diffusers_than_without(quantized, theirs, make_lora, st
     assert np.array_equal(steps(ours)[1], plain[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", INTEGERS)
 def test_openvino_says_why_not(quantized, make_lora, tmp_path, precision):
     path = make_lora(tmp_path / "x.safetensors")

@@ -99,6 +99,7 @@ def test_image_prompts(generate, image_prompt_bundle, images):
         assert words in generate(bundle, "x.png", *ASKED, *options, fails=True)
 
 
+@pytest.mark.slow
 def test_inspect_says_what_was_joined(adapted_bundle, image_prompt_bundle, tiny_t2i_adapter, tiny_ip_adapter):
     for bundle, joined in (
         (adapted_bundle(), [tiny_t2i_adapter(kind=kind) for kind in ("full", "grey")]),

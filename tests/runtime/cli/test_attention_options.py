@@ -74,6 +74,7 @@ def test_edits_are_those_of_the_library_and_are_kept(generate, edited_bundle, tm
     np.testing.assert_array_equal(pixels(tmp_path / "apple-1.png"), before)
 
 
+@pytest.mark.slow
 def test_reweighting_needs_no_edit(generate, edited_bundle, tmp_path):
     generate("a red apple", "a red apple", *ASKED, "--reweight", "red:6", "--self-replace-steps", "0")
     given = {"edit_type": "reweight", "n_self_replace": 0, "equalizer_words": "red", "equalizer_strengths": 6}
