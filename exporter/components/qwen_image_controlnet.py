@@ -51,10 +51,17 @@ def control_residuals(configs: Configs) -> tuple[TensorSpec, ...]:
     return residuals_of_blocks(block_residual_name, count, token_sides(configs, PATCH), channels)
 
 
-def network_inputs(configs: Configs) -> tuple[TensorSpec, ...]:
-    """Describe the inputs that the transformer and its ControlNet have in common; tokens of the image come first."""
-    layout = read_layout(configs[_TRANSFORMER], f"{_TRANSFORMER}/config.json")
+def network_inputs(configs: Configs, *, layered: bool = False) -> tuple[TensorSpec, ...]:
+    """Describe the inputs that the transformer and its ControlNet have in common; tokens of the image come first.
+
+    Args:
+        configs: Of the checkpoint.
+        layered: As in `read_layout`; "rows" are then those of all layers.
+    """
+    layout = read_layout(configs[_TRANSFORMER], f"{_TRANSFORMER}/config.json", layered=layered)
     half, grid, row = sum(layout.axes) // 2, token_sides(configs, PATCH), ("batch", "sequence")
+    if layered:
+        grid = ("rows", grid[1])
     shapes: dict[str, tuple[int | str, ...]] = {
         "hidden_states": ("batch", *grid, layout.in_channels),
         "timestep": (1,),  # between 0 and 1

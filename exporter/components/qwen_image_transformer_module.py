@@ -35,11 +35,10 @@ class QwenImageModule(TransformerModule):
     @staticmethod
     def computed_inputs(network: Any, passed: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """See `NetworkModule.computed_inputs`: tokens in rows and columns, their angles, and a mask."""
-        own, *others = _shapes(passed)
+        shapes, place, others = _split_shapes(passed)
         states, context = passed["hidden_states"], passed["encoder_hidden_states"]
         mask = passed.get("encoder_hidden_states_mask")
-        image, text = network.pos_embed([[own, *others]], max_txt_seq_len=context.shape[1], device=states.device)
-        place = own[1:]
+        image, text = network.pos_embed([shapes], max_txt_seq_len=context.shape[1], device=states.device)
         count = place[0] * place[1]
         cos, sin = image.real, image.imag
         feeds = {
@@ -60,7 +59,7 @@ class QwenImageModule(TransformerModule):
     @staticmethod
     def graph_outputs(passed: Mapping[str, Any], outputs: dict[str, Any]) -> dict[str, Any]:
         """See `NetworkModule.graph_outputs`: tokens in rows and columns."""
-        _, rows, columns = _shapes(passed)[0]
+        _, (rows, columns), _ = _split_shapes(passed)
         own = {name: array[:, : rows * columns] for name, array in outputs.items()}
         return {name: array.reshape(len(array), rows, columns, -1) for name, array in own.items()}
 
@@ -90,7 +89,8 @@ class QwenImageModule(TransformerModule):
         context = network.txt_in(network.txt_norm(encoder_hidden_states))
         # A network with `zero_cond_t` takes the tokens of other images for clean ones.
         times = torch.cat([timestep, timestep * 0.0]) if network.zero_cond_t else timestep
-        embedded = network.time_text_embed(times, states)
+        layered = network.time_text_embed.use_additional_t_cond  # diffusers' pipeline of layers passes 0
+        embedded = network.time_text_embed(times, states, torch.zeros(1, dtype=torch.int64) if layered else None)
         blocks = network.transformer_blocks
         residuals = [
             others[name].flatten(1, 2) for name in map(block_residual_name, range(len(blocks))) if name in others
@@ -193,7 +193,14 @@ def _pairs(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Te
     return cos.repeat_interleave(2, dim=-1), sin.repeat_interleave(2, dim=-1)
 
 
-def _shapes(passed: Mapping[str, Any]) -> Sequence[tuple[int, int, int]]:
-    """Return frames, rows and columns of the result, and of other images."""
-    shapes: Any = passed["img_shapes"][0]
-    return [shapes] if isinstance(shapes, tuple) else shapes
+def _split_shapes(
+    passed: Mapping[str, Any],
+) -> tuple[Sequence[tuple[int, int, int]], tuple[int, int], Sequence[tuple[int, int, int]]]:
+    """Return frames, rows and columns of all images; rows and columns of the result; and the shapes of other images.
+
+    The layers of a result lie below one another, and all but the last image are layers.
+    """
+    found: Any = passed["img_shapes"][0]
+    shapes = [found] if isinstance(found, tuple) else found
+    count = 1 if passed.get("additional_t_cond") is None else len(shapes) - 1
+    return shapes, (sum(rows for _, rows, _ in shapes[:count]), shapes[0][2]), shapes[count:]

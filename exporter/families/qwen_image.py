@@ -12,10 +12,11 @@ from diffoundry.exporter.components.qwen_image_transformer import qwen_image_tra
 from diffoundry.exporter.components.qwen_image_vae import QWEN_IMAGE_VAE
 from diffoundry.exporter.components.qwen_vision import qwen_image_encoder
 from diffoundry.exporter.components.vae import vae_decoder, vae_encoder
+from diffoundry.runtime.models.qwen_image_transformer_2d import LAYERS
 from diffoundry.runtime.pipelines.families.qwen_image import DROPPED, TOKENS
 from diffoundry.runtime.pipelines.families.qwen_image_edit import EDIT_TOKENS
 
-__all__ = ["EDIT", "EDIT_PLUS", "FAMILY"]
+__all__ = ["EDIT", "EDIT_PLUS", "FAMILY", "LAYERED"]
 
 _VAES = (QWEN_IMAGE_VAE,)
 
@@ -28,6 +29,17 @@ FAMILY = FamilyDeclaration(
         vae_decoder(classes=_VAES),
     ),
     controlnet=partial(qwen_image_controlnet, tokens=TOKENS),
+)
+
+
+LAYERED = FamilyDeclaration(
+    name="qwen_image_layered",
+    components=(
+        causal_text_encoder(model_classes=QWEN_2_5_VL, hidden_states=(-1,), tokens=DROPPED + TOKENS),
+        qwen_image_transformer(TOKENS, reference=True, layers=LAYERS + 1),
+        vae_encoder(classes=_VAES),
+        vae_decoder(classes=_VAES),
+    ),
 )
 
 

@@ -119,7 +119,8 @@ def reference_arguments(pipeline: Any, arguments: Mapping[str, Any]) -> dict[str
     """Rename the arguments of our pipelines for a diffusers pipeline.
 
     Text to image calls the image for ControlNets or T2I-Adapters `image`, which in other tasks is the initial image.
-    Several adapters are scaled as here by default, and get images of as many channels as they take.
+    Several adapters are scaled as here by default, and get images of as many channels as they take. So does a VAE of
+    images with transparency.
     """
     names = {CONTROL: CONTROL if _takes(pipeline, CONTROL) else "image", ADAPTER: "image"}
     tensors = {key: torch.from_numpy(value) for key, value in arguments.items() if isinstance(value, np.ndarray)}
@@ -128,7 +129,14 @@ def reference_arguments(pipeline: Any, arguments: Mapping[str, Any]) -> dict[str
     if isinstance(nets, _LISTED):  # whose pipelines have one number as their default, and take a list
         adapted = {"controlnet_conditioning_scale": [1.0] * len(nets.nets), **adapted}
     sides = _sides_of_image(pipeline, arguments)
+    if isinstance(arguments.get("image"), Image) and _is_transparent(pipeline):
+        tensors["image"] = arguments["image"].convert("RGBA")
     return {names.get(key, key): value for key, value in {**sides, **arguments, **tensors, **adapted}.items()}
+
+
+def _is_transparent(pipeline: Any) -> bool:
+    config: Mapping[str, Any] = getattr(getattr(pipeline, "vae", None), "config", {})
+    return config.get("input_channels") == len("RGBA")
 
 
 _LISTED = (controlnets.SD3MultiControlNetModel, controlnets.FluxMultiControlNetModel)

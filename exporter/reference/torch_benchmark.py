@@ -91,7 +91,8 @@ class TorchBenchmark:
     def _measured(self, output: Any) -> FloatArray:
         """Return the images of a result; of a system that makes none, as `PipelineBase.measured_images` draws it."""
         if self._job.bundle is None:
-            return np.asarray(output.images, dtype=np.float32)
+            images = np.asarray(output.images, dtype=np.float32)
+            return images.reshape(-1, *images.shape[-3:])  # layers of one image are a list of their own
         arrays = {name: torch.as_tensor(value).float().numpy() for name, value in output.items()}
         drawer = open_pipeline(EngineSession(Bundle(self._job.bundle)), safety_checker=None)
         return drawer.measured_images(SimpleNamespace(**arrays))
@@ -133,7 +134,8 @@ class TorchBenchmark:
         factor = self.pipeline.vae_scale_factor
         size = network(self.pipeline, denoiser.source).config.get("sample_size")
         if size is None:
-            return denoiser.usual["height"], denoiser.usual["width"]
+            width = denoiser.usual["width"]
+            return denoiser.usual.get("height", width), width  # layers of an image have their rows in common
         height, width = (size, size) if isinstance(size, int) else size
         return height * factor, width * factor
 

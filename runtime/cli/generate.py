@@ -49,7 +49,7 @@ from diffoundry.runtime.cli.systems import system_options
 from diffoundry.runtime.cli.vae_options import VAE_SETTINGS, vae_options
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import describe_image_fault
-from diffoundry.runtime.images.save import SUFFIXES, save_image
+from diffoundry.runtime.images.save import SUFFIXES, TRANSPARENT_SUFFIXES, save_image
 from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.output import PipelineOutput
 from diffoundry.runtime.pipelines.run import Run
@@ -183,7 +183,8 @@ def command(
             check_resume(pipeline, output, values)
         if not pipeline.makes_images:
             check_arrays(pipeline, output)
-        outputs = OutputFiles(f"{output}/" if resume else output, SUFFIXES if pipeline.makes_images else ARRAY_SUFFIXES)
+        suffixes = TRANSPARENT_SUFFIXES if pipeline.transparent else SUFFIXES
+        outputs = OutputFiles(f"{output}/" if resume else output, suffixes if pipeline.makes_images else ARRAY_SUFFIXES)
         source = values["prompts_file"]
         take_prompts(values)
         files = _take_files(values)

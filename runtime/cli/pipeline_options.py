@@ -74,6 +74,8 @@ _flux = options_in("FLUX")
 
 _z_image = options_in("Z-Image")
 
+_layered = options_in("Qwen-Image-Layered")
+
 _OPTIONS = (
     _image(
         "--image",
@@ -148,6 +150,11 @@ _OPTIONS = (
     _z_image(
         "--cfg-truncation", type=float, help="Guide up to this time, from 0, noise, to 1.  [default: 1, to the end]"
     ),
+    _layered("--layers", type=int, help="Layers of each result.  [default: 4]"),
+    _layered(
+        "--resolution", type=int, help="Side of a square with as many pixels as a layer: 640 or 1024.  [default: 640]"
+    ),
+    _layered("--cfg-normalize", is_flag=True, default=None, help="Keep the length of each token under guidance."),
 )  # fmt: skip
 
 PIPELINE_SETTINGS = (
@@ -174,6 +181,9 @@ PIPELINE_SETTINGS = (
     "max_area",
     "cfg_normalization",
     "cfg_truncation",
+    "layers",
+    "resolution",
+    "cfg_normalize",
 )
 """Their names as arguments of a pipeline, without the files."""
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SUFFIXES",
+    "TRANSPARENT_SUFFIXES",
     "check_output_path",
     "check_settings",
     "encode_image",
@@ -27,6 +28,9 @@ __all__ = [
 ]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+TRANSPARENT_SUFFIXES = (".png", ".webp")
+"""Of formats with an alpha channel."""
 
 _JPEG = (".jpg", ".jpeg")
 _MODES = ("L", "RGB", "RGBA")

@@ -1,7 +1,8 @@
-"""QwenImageTransformer2DModel: the denoiser of Qwen-Image."""
+"""QwenImageTransformer2DModel: the denoiser of Qwen-Image, and of images in layers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,9 @@ from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.rotary import grid_positions, rotary_angles
 
 __all__ = [
+    "LAYERED_SIDE",
+    "LAYERS",
+    "QwenImageLayeredTransformer2DModel",
     "QwenImageLayout",
     "QwenImageTransformer2DModel",
     "centered_positions",
@@ -22,6 +26,12 @@ __all__ = [
     "text_positions",
     "token_feeds",
 ]
+
+LAYERS = 4
+"""Default of diffusers for `layers`."""
+
+LAYERED_SIDE = 640
+"""Default of diffusers for `resolution`: the side of a square with as many pixels as a layer."""
 
 _AXES = (16, 56, 56)
 _TRAINED = 1000.0
@@ -49,12 +59,13 @@ class QwenImageLayout:
     axes: tuple[int, ...]
 
 
-def read_layout(config: Config, subject: str) -> QwenImageLayout:
+def read_layout(config: Config, subject: str, *, layered: bool = False) -> QwenImageLayout:
     """Read config.json with the defaults of diffusers' `QwenImageTransformer2DModel`.
 
     Args:
         config: The config.
         subject: Name of the file in messages.
+        layered: True for the network of images in layers.
 
     Raises:
         ConfigError: A value has another type, is out of range, or is of a network that is not supported.
@@ -62,10 +73,11 @@ def read_layout(config: Config, subject: str) -> QwenImageLayout:
     patch = integer(config, "patch_size", PATCH, subject=subject)
     if patch != PATCH:
         raise refuse(subject, "patch_size", patch, f"{PATCH}, as the pipelines of diffusers pack latents")
-    # diffusers' own network fails with the first. The others are those of layered images.
-    for name in ("guidance_embeds", "use_additional_t_cond", "use_layer3d_rope"):
-        if flag(config, name, default=False, subject=subject):
-            raise refuse(subject, name, True, "false: no other network of this class is supported")
+    # diffusers' own network fails with the first. The others are those of images in layers.
+    expected = {"guidance_embeds": False, "use_additional_t_cond": layered, "use_layer3d_rope": layered}
+    for name, right in expected.items():
+        if (found := flag(config, name, default=False, subject=subject)) != right:
+            raise refuse(subject, name, found, f"{str(right).lower()}: no other network of this class is supported")
     into = integer(config, "in_channels", 64, subject=subject)
     out = integer({"out_channels": 16, **config}, "out_channels", None, subject=subject) or into
     head = integer(config, "attention_head_dim", 128, subject=subject)
@@ -123,8 +135,19 @@ def token_feeds(
         others: Rows and columns of other images.
     """
     tokens = pack_latents(sample)
-    cos, sin = _angles(centered_positions(0, *tokens.shape[1:3]), axes)
-    text_cos, text_sin = _angles(text_positions([tokens.shape[1:3], *others], length), axes)
+    grids = [tokens.shape[1:3], *others]
+    return _feeds(tokens, timestep, axes, centered_positions(0, *tokens.shape[1:3]), text_positions(grids, length))
+
+
+def _feeds(
+    tokens: FloatArray,
+    timestep: float,
+    axes: Sequence[int],
+    places: npt.NDArray[np.float64],
+    text: npt.NDArray[np.float64],
+) -> dict[str, FloatArray]:
+    """Return the inputs of a network for tokens, with the angles of their places and of those of the text."""
+    (cos, sin), (text_cos, text_sin) = _angles(places, axes), _angles(text, axes)
     return {
         "hidden_states": tokens,
         "timestep": time_feed(timestep, lambda times: times / np.float32(_TRAINED)),
@@ -150,7 +173,10 @@ class QwenImageTransformer2DModel(ReferenceTransformer):
 
     Attributes:
         layout: Its interface.
+        layered: As in `read_layout`.
     """
+
+    layered: ClassVar[bool] = False
 
     def __init__(self, session: EngineSession) -> None:
         """Read the config; the engine is opened when first needed.
@@ -160,19 +186,29 @@ class QwenImageTransformer2DModel(ReferenceTransformer):
             ConfigError: A value of the config has another type, or is out of range.
         """
         super().__init__(session)
-        self.layout = read_layout(self._config, self._subject)
+        self.layout = read_layout(self._config, self._subject, layered=self.layered)
         self._set_packed(self.layout.in_channels, self.layout.out_channels, self.layout.channels)
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the network takes a thousandth of the timestep."""
         others = self._others(conditioning)
-        length = conditioning["encoder_hidden_states"].shape[1]
-        feeds = token_feeds(sample, timestep, self.layout.axes, length, [other.shape[1:3] for other in others])
+        grids = [other.shape[1:3] for other in others]
+        feeds = self._token_feeds(sample, timestep, conditioning["encoder_hidden_states"].shape[1], grids)
         feeds |= {name: one for name, one in conditioning.items() if not name.startswith(_REFERENCE)}
         if self.reference_limit != 0:
             feeds |= self._reference(others, len(sample))
         shape = (*feeds["hidden_states"].shape[:3], self.layout.out_channels)
         return unpack_latents(self._run(feeds, shape))
+
+    def _token_feeds(
+        self, sample: FloatArray, timestep: float, length: int, others: Sequence[tuple[int, ...]]
+    ) -> dict[str, FloatArray]:
+        """See `token_feeds`."""
+        return token_feeds(sample, timestep, self.layout.axes, length, others)
+
+    def _reference_position(self, index: int) -> int:
+        """Return the position of another image on the first axis; `index` counts from 1."""
+        return index
 
     def _others(self, conditioning: Feeds) -> list[FloatArray]:
         """Return the tokens (B, rows, columns, 4 C) of other images."""
@@ -190,9 +226,34 @@ class QwenImageTransformer2DModel(ReferenceTransformer):
         rows += [other.reshape(batch, -1, channels) for other in others]
         tables = [(np.zeros((0, half), np.float32),) * 2]
         for index, other in enumerate(others, 1):
-            cos, sin = _angles(centered_positions(index, *other.shape[1:3]), self.layout.axes)
+            place = self._reference_position(index)
+            cos, sin = _angles(centered_positions(place, *other.shape[1:3]), self.layout.axes)
             tables.append((cos.reshape(-1, half), sin.reshape(-1, half)))
         joined = np.concatenate(rows, axis=1)
         self.check_reference(joined.shape[1])
         cos, sin = (np.concatenate(parts) for parts in zip(*tables, strict=True))
         return {"reference_hidden_states": joined, "reference_cos": cos, "reference_sin": sin}
+
+
+class QwenImageLayeredTransformer2DModel(QwenImageTransformer2DModel):
+    """The same for an image in layers, whose latents (B, C, n h, w) lie below one another, and the image beside them.
+
+    diffusers: `QwenImageTransformer2DModel` with `use_layer3d_rope`.
+    """
+
+    layered: ClassVar[bool] = True
+
+    def _token_feeds(
+        self, sample: FloatArray, timestep: float, length: int, others: Sequence[tuple[int, ...]]
+    ) -> dict[str, FloatArray]:
+        """See `token_feeds`. Each layer has a position on the first axis. diffusers: `QwenEmbedLayer3DRope`."""
+        tokens, (rows, columns) = pack_latents(sample), others[0]
+        count = tokens.shape[1] // rows
+        places = np.concatenate([centered_positions(index, rows, columns) for index in range(count)])
+        first = max(rows // 2, columns // 2, count)
+        text = np.repeat(first + np.arange(length, dtype=np.float64)[:, None], len(_AXES), axis=1)
+        return _feeds(tokens, timestep, self.layout.axes, places, text)
+
+    def _reference_position(self, index: int) -> int:  # noqa: ARG002  # there is one image
+        """Return the position of the image on the first axis, before all layers."""
+        return -1

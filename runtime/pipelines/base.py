@@ -120,6 +120,9 @@ class PipelineBase(AsyncCalls):
         """Return the latents of a step in the shape of diffusers' pipeline class; by default as they are."""
         return latents
 
+    transparent: bool = False
+    """True if its images have an alpha channel."""
+
     makes_images: bool = True
     """False for priors, whose result is what another pipeline takes."""
 

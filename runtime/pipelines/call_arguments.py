@@ -90,6 +90,7 @@ class CallArguments(TypedDict, total=False):
     # QwenImagePromptInputs
     prompt_embeds_mask: FloatArray | None
     negative_prompt_embeds_mask: FloatArray | None
+    cfg_normalize: bool
     # ControlNetInputs
     control_image: "ControlInput | None"
     controlnet_conditioning_scale: float | Sequence[float] | None
@@ -120,10 +121,12 @@ class CallArguments(TypedDict, total=False):
     padding_mask_crop: int | None
     masked_image_latents: FloatArray | None
     image_reference: "ImageInput | None"
-    # Upscaling, ConsistencyPromptInputs, Instruction
+    # Upscaling, ConsistencyPromptInputs, Instruction, LayerDecomposition
     original_inference_steps: int | None
     image_guidance_scale: float
     depth_map: Any
+    layers: int
+    resolution: int
     noise_level: int
     image_embeds: Any
     negative_image_embeds: Any

@@ -99,7 +99,7 @@ class DiffusionPipeline(PipelineInterface):
         self.embeddings = TextualInversions(adapters, family.text_encoders)
         self.parts = Parts(session, family, self.vae)
         self.safety_checker = safety_checker
-        self.watermarker = family.watermarker
+        self.watermarker, self.transparent = family.watermarker, family.transparent
         latent = self.vae.latent_channels
         self._extra_channels = self.denoiser.in_channels - latent
         taken = [field.name for field in fields(family.Inputs)]
@@ -189,9 +189,10 @@ class DiffusionPipeline(PipelineInterface):
         return Run(
             steps=denoise(scheduler, predict, *loop, self.family.ends_denoised),
             total=len(timesteps),
-            count=call.images,
+            count=init.count or call.images,
             latents=init.latents,
-            decode=partial(self._show, statistics=not (skips or adapted)),  # as `StableDiffusionXLAdapterPipeline`
+            decode=init.decode
+            or partial(self._show, statistics=not (skips or adapted)),  # as `StableDiffusionXLAdapterPipeline`
             finish_images=init.finish,
             output_type=common.output_type,
             seed=seed,

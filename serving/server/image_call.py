@@ -75,6 +75,10 @@ def prepare_call(
             code="wrong_endpoint",
         )  # fmt: skip
     output = _take_output(values, limits)
+    if model.pipeline.transparent and output["output_format"] == "jpeg":
+        raise bad_parameter(
+            "output_format", "got 'jpeg', expected 'png' or 'webp': this model makes transparent images"
+        )
     try:
         arguments, settings = _arguments(endpoint, model, values, limits)
         texts = values.pop("loras", [])

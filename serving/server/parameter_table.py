@@ -111,6 +111,7 @@ _LOOP = (
     _number("denoising_start", "Fraction of the schedule to skip.", low=0, high=1),
     _number("denoising_end", "Fraction of the schedule to stop after.", low=0, high=1),
     _number("cfg_normalization", "Z-Image: limit of a guided prediction's norm.", low=0),
+    _flag("cfg_normalize", "Qwen-Image-Layered: keep the length of each token under guidance."),
     _number("cfg_truncation", "Z-Image: time up to which guidance runs.", low=0, high=1),
     _number("cfg_trunc_ratio", "Lumina: fraction of the steps that guidance runs.", low=0, high=1),
     _integer("skip_guidance_layers", "Layers of skip-layer guidance.", "only", low=0),
@@ -171,6 +172,8 @@ _EDITING = (
     _integer("padding_mask_crop", "Pixels around the mask; only this region is generated.", low=0),
     _number("image_guidance_scale", "InstructPix2Pix: similarity to image.", low=0),
     _integer("noise_level", "Upscaling: noise that is added to image.", low=0),
+    _integer("layers", "Qwen-Image-Layered: layers of each result.", low=1, high=64),
+    _integer("resolution", "Qwen-Image-Layered: side of a square with as many pixels, 640 or 1024.", low=1),
 )
 
 _CONDITIONS = (

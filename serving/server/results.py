@@ -61,7 +61,7 @@ def answer(job: Job, output: Any, images: Sequence[tuple[str, dict[str, Any]]]) 
     key = "url" if job.call.urls else "b64_json"
     body: dict[str, Any] = {
         "created": int(time.time()),
-        "background": "opaque",
+        "background": "transparent" if job.call.model.pipeline.transparent else "opaque",
         "data": [{key: text, **facts} for text, facts in images],
         "output_format": job.call.output_format,
         "size": _size(output.images[0]),
@@ -102,7 +102,7 @@ def completed_events(job: Job, output: Any) -> list[bytes]:
 def _facts(job: Job, image: "Image", data: bytes) -> dict[str, Any]:
     return {
         "b64_json": base64.b64encode(data).decode(),
-        "background": "opaque",
+        "background": "transparent" if job.call.model.pipeline.transparent else "opaque",
         "created_at": int(time.time()),
         "output_format": job.call.output_format,
         "quality": "auto",

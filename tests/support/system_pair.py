@@ -76,7 +76,8 @@ def compare_system(
         error = np.abs(given - latents).max() / np.sqrt(np.mean(np.square(latents, dtype=np.float64)))
         assert error < tolerance, (step.stage, step.index, error)
     images = np.asarray(run.finish().images)
-    their_images = np.asarray(output.images)
+    layers = isinstance(output.images, list) and np.ndim(output.images[0]) == 4  # of images in layers, in several lists
+    their_images = np.concatenate(output.images) if layers else np.asarray(output.images)
     assert images.shape == their_images.shape
     assert np.isfinite(images).all()
     assert -10 * np.log10(np.mean((images - their_images) ** 2) + 1e-12) > 60

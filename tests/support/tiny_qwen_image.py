@@ -11,7 +11,14 @@ from same_weights import same_weights
 
 from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
 
-__all__ = ["LATENTS", "WIDTH", "make_qwen_image", "make_qwen_image_controlnet", "make_qwen_image_edit"]
+__all__ = [
+    "LATENTS",
+    "WIDTH",
+    "make_qwen_image",
+    "make_qwen_image_controlnet",
+    "make_qwen_image_edit",
+    "make_qwen_image_layered",
+]
 
 WIDTH = 32
 """Of the language model's hidden states."""
@@ -24,6 +31,10 @@ _SCHEDULER = {
     "max_shift": 0.9, "shift_terminal": 0.02, "time_shift_type": "exponential",
 }  # fmt: skip
 """As published, but for the numbers of tokens."""
+
+
+_COARSE_VAE = {"base_dim": 4, "dim_mult": [1] * 4 + [2], "temperal_downsample": [False] * 4}
+"""With 16 pixels to a latent."""
 
 
 def make_qwen_image(folder, name="QwenImagePipeline", vae=None, **options):
@@ -59,9 +70,23 @@ def make_qwen_image(folder, name="QwenImagePipeline", vae=None, **options):
 
 def make_qwen_image_edit(folder, name="QwenImageEditPipeline", **options):
     """Write the checkpoint of a class that edits images, with 16 pixels to a latent; others as `make_qwen_image`."""
-    levels = 4
-    vae = {"base_dim": 4, "dim_mult": [1] * levels + [2], "temperal_downsample": [False] * levels}
-    make_qwen_image(folder, vae=vae, **options)
+    make_qwen_image(folder, vae=_COARSE_VAE, **options)
+    _write_processor(folder, name)
+
+
+def make_qwen_image_layered(folder, **options):
+    """Write the checkpoint of the class that splits images into layers; others as `make_qwen_image_edit`.
+
+    Latents have 3 channels: diffusers takes an image for latents if it has as many channels.
+    """
+    latents = {"z_dim": 3, "latents_mean": [0.1, -0.2, 0.3], "latents_std": [1.5, 0.7, 1.0]}
+    network = {"in_channels": 12, "out_channels": 3, "use_additional_t_cond": True, "use_layer3d_rope": True}
+    make_qwen_image(folder, vae={**_COARSE_VAE, **latents, "input_channels": 4}, **{**network, **options})
+    _write_processor(folder, "QwenImageLayeredPipeline")
+
+
+def _write_processor(folder, name):
+    """Write the processor of a class of other images, and its name."""
     index = json.loads((folder / "model_index.json").read_text())
     entries = {"_class_name": name, "processor": ["transformers", "Qwen2VLProcessor"]}
     (folder / "model_index.json").write_text(json.dumps({**index, **entries}))

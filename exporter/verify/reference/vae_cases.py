@@ -17,13 +17,26 @@ def decoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
     if isinstance(pipeline.vae, diffusers.AutoencoderKLFlux2):
         return [_token_case(pipeline, trace)]
     latents = trace.latents[-1]
-    if latents.ndim == 3:  # tokens in a row
+    if isinstance(pipeline, diffusers.QwenImageLayeredPipeline):
+        latents = _latents_of_layers(pipeline, trace)
+    elif latents.ndim == 3:  # tokens in a row
         size = (*trace.result.shape[:2], pipeline.vae_scale_factor)
         latents = to_numpy(pipeline._unpack_latents(torch.from_numpy(latents), *size))  # noqa: SLF001
     decode = _decode_frame if isinstance(pipeline.vae, diffusers.AutoencoderKLQwenImage) else _decode
     with torch.inference_mode():
         latents, sample = decode(pipeline.vae, latents)
     return [_decoder_case(trace, latents, sample)]
+
+
+def _latents_of_layers(pipeline: Any, trace: Trace) -> np.ndarray:
+    """Return the latents (layers, C, 1, h, w) of a run whose result has its layers below one another."""
+    tokens, side = torch.from_numpy(trace.latents[-1]), 2 * pipeline.vae_scale_factor
+    height, width, _ = trace.result.shape
+    decoded = (height // side) * (width // side)
+    layers = decoded // (tokens.shape[1] - decoded)  # the whole image has tokens, too
+    size = height // layers, width, layers, pipeline.vae_scale_factor
+    (channels,) = pipeline._unpack_latents(tokens, *size)  # noqa: SLF001
+    return to_numpy(channels.transpose(0, 1)[1:, :, None])
 
 
 def _decoder_case(trace: Trace, latents: np.ndarray, sample: torch.Tensor) -> ComponentCase:

@@ -65,6 +65,12 @@ TRANSFORMER_FAMILIES = (
         exporter="diffoundry.exporter.families.qwen_image:EDIT_PLUS",
     ),
     FamilyEntry(
+        name="qwen_image_layered",
+        classes={"QwenImageLayeredPipeline": PipelineClass("layer_decomposition")},
+        runtime="diffoundry.runtime.pipelines.families.qwen_image_layered:QwenImageLayered",
+        exporter="diffoundry.exporter.families.qwen_image:LAYERED",
+    ),
+    FamilyEntry(
         name="lumina2",
         classes={"Lumina2Pipeline": PipelineClass("text_to_image")},
         runtime="diffoundry.runtime.pipelines.families.lumina2:Lumina2",

@@ -18,6 +18,7 @@ from diffoundry.runtime.pipelines.tasks.image_to_image import ImageToImage
 from diffoundry.runtime.pipelines.tasks.inpainting import Inpainting
 from diffoundry.runtime.pipelines.tasks.instruction import Instruction
 from diffoundry.runtime.pipelines.tasks.kontext_inpainting import KontextInpainting
+from diffoundry.runtime.pipelines.tasks.layer_decomposition import LayerDecomposition
 from diffoundry.runtime.pipelines.tasks.prompt_edit_inpainting import PromptEditInpainting
 from diffoundry.runtime.pipelines.tasks.prompt_editing import PromptEditing, SeveralImageEditing
 from diffoundry.runtime.pipelines.tasks.reference import Reference
@@ -42,6 +43,7 @@ TASKS: tuple[type[Task], ...] = (
     ImageToImage,
     PromptEditing,
     SeveralImageEditing,
+    LayerDecomposition,
     Reference,
     Editing,
     TextToImage,

@@ -88,6 +88,8 @@ class LoopInit:
             the whole image.
         finish: Converts the decoded PIL images to those that the caller gets, or None.
         feeds: Further inputs of the denoiser, (copies * B, ...).
+        decode: As `Run.decode`, or None for that of the pipeline.
+        count: Number of images, or None for B.
     """
 
     latents: FloatArray
@@ -97,6 +99,8 @@ class LoopInit:
     crop: "Callable[[Image], Image] | None" = None
     finish: "Callable[[list[Image]], list[Image]] | None" = None
     feeds: Feeds = field(default_factory=dict)
+    decode: "Callable[[FloatArray, str], tuple[Any, None]] | None" = None
+    count: int | None = None
 
 
 class Task:
