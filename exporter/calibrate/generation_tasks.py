@@ -12,12 +12,16 @@ from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.images.pixels import preprocess
 from diffoundry.runtime.images.postprocess import postprocess
+from diffoundry.runtime.models.qwen_image_transformer_2d import LAYERS
 from diffoundry.runtime.models.registry import open_vae
 from diffoundry.runtime.models.roles import CONTROLNET, DENOISER
 from diffoundry.runtime.pipelines import open_pipeline
 from diffoundry.runtime.pipelines.base import PipelineBase
 
 __all__ = ["ImageTask", "PromptTask", "ReconstructionTask", "ignore_step"]
+
+_TRANSPARENT = 4
+"""Channels of an image in layers, of which a call makes `LAYERS`."""
 
 FloatArray = NDArray[np.float32]
 
@@ -49,7 +53,7 @@ class ImageTask(Protocol):
             at_step: Called with the index of a step of the denoising loop before it begins.
 
         Returns:
-            float32 (B, H, W, 3) in 0..1.
+            float32 (B, H, W, 3) in 0..1; of layers (B, layers * H, W, 4), below one another.
         """
 
 
@@ -111,7 +115,8 @@ class PromptTask:
         for step in run:
             count = 0 if step.ends_stage else count + 1
             at_step(count)
-        return pipeline.measured_images(run.finish())
+        images = pipeline.measured_images(run.finish())
+        return images.reshape(len(prompts), -1, *images.shape[2:])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +140,10 @@ class ReconstructionTask:
     ) -> FloatArray:
         """See `ImageTask.generate`; the latents are the means of the encoder's distribution."""
         at_step(0)
-        pixels = preprocess([self.images[prompt] for prompt in prompts])
-        vae = open_vae(components)
-        return np.asarray(postprocess(vae.decode(vae.mode(pixels)), "np"), np.float32)
+        images, vae = [self.images[prompt] for prompt in prompts], open_vae(components)
+        if images[0].shape[-1] == _TRANSPARENT:
+            apart = np.concatenate([image.reshape(LAYERS, -1, *image.shape[1:]) for image in images])
+            decoded = vae.decode(vae.mode(np.ascontiguousarray((apart * 2 - 1).transpose(0, 3, 1, 2))))
+            pixels: FloatArray = np.clip(decoded * 0.5 + 0.5, 0, 1).transpose(0, 2, 3, 1)
+            return pixels.reshape(len(images), -1, *pixels.shape[2:])
+        return np.asarray(postprocess(vae.decode(vae.mode(preprocess(images))), "np"), np.float32)

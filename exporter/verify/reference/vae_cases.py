@@ -30,13 +30,19 @@ def decoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
 
 def _latents_of_layers(pipeline: Any, trace: Trace) -> np.ndarray:
     """Return the latents (layers, C, 1, h, w) of a run whose result has its layers below one another."""
-    tokens, side = torch.from_numpy(trace.latents[-1]), 2 * pipeline.vae_scale_factor
-    height, width, _ = trace.result.shape
-    decoded = (height // side) * (width // side)
-    layers = decoded // (tokens.shape[1] - decoded)  # the whole image has tokens, too
+    layers, (height, width, _) = _count_layers(pipeline, trace), trace.result.shape
     size = height // layers, width, layers, pipeline.vae_scale_factor
-    (channels,) = pipeline._unpack_latents(tokens, *size)  # noqa: SLF001
+    (channels,) = pipeline._unpack_latents(torch.from_numpy(trace.latents[-1]), *size)  # noqa: SLF001
     return to_numpy(channels.transpose(0, 1)[1:, :, None])
+
+
+def _count_layers(pipeline: Any, trace: Trace) -> int:
+    """Return the layers of a result, whose loop also has the tokens of the whole image; 1 of other pipelines."""
+    if not isinstance(pipeline, diffusers.QwenImageLayeredPipeline):
+        return 1
+    height, width, side = *trace.result.shape[:2], 2 * pipeline.vae_scale_factor
+    decoded = (height // side) * (width // side)
+    return int(decoded // (trace.latents[-1].shape[1] - decoded))
 
 
 def _decoder_case(trace: Trace, latents: np.ndarray, sample: torch.Tensor) -> ComponentCase:
@@ -56,8 +62,9 @@ def _token_case(pipeline: Any, trace: Trace) -> ComponentCase:
 
 
 def encoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
-    """Make a case of a run's final image."""
-    image = np.ascontiguousarray(trace.result.transpose(2, 0, 1)[None] * 2 - 1)
+    """Make a case of a run's final image, or of its first layer."""
+    result = trace.result[: trace.result.shape[0] // _count_layers(pipeline, trace)]
+    image = np.ascontiguousarray(result.transpose(2, 0, 1)[None] * 2 - 1)
     frames = isinstance(pipeline.vae, diffusers.AutoencoderKLQwenImage)
     pixels = torch.from_numpy(image)
     with torch.inference_mode():
