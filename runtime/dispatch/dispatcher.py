@@ -282,7 +282,7 @@ class Dispatcher:
     def _generate(self, request: Request) -> Any:
         if request.stopped is not None:
             raise request.stopped
-        self._loras.apply(cast("Any", request.pipeline), request.loras or {})
+        self._loras.apply(cast("Any", request.pipeline), request.loras)
         run = request.pipeline.start(**request.given)
         request.follow(run)
         self._lane.follow(request, track_of(run, request.pipeline))

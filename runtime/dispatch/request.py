@@ -16,6 +16,7 @@ from diffoundry.runtime.pipelines.run import Run
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from diffoundry.runtime.dispatch.loras import RequestLora
     from diffoundry.runtime.pipelines.base import PipelineBase
 
 __all__ = ["Request"]
@@ -33,7 +34,7 @@ class Request:
         given: The arguments of the call as they were given.
         arguments: Every argument that has a value, defaults and size included.
         count: Number of images.
-        loras: Path of a LoRA to its scale; None for those that the pipeline has.
+        loras: Path to each LoRA of the request.
         previews: As `Dispatcher.submit`.
     """
 
@@ -44,7 +45,7 @@ class Request:
         arguments: Mapping[str, Any],
         count: int,
         *,
-        loras: Mapping[str, float] | None,
+        loras: "Mapping[str, RequestLora]",
         previews: int | Collection[int],
         on_stop: "Callable[[Request], None]",
     ) -> None:

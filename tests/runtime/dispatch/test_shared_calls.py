@@ -1,6 +1,7 @@
 """Engine calls that several runs share: each gets what it would get alone, in turn."""
 
 import gc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -265,6 +266,43 @@ def test_each_request_has_its_own_loras(exported, dispatch):
         with pytest.raises(InputError, match=r"missing.safetensors: cannot be read"):
             lost.result(120)
         np.testing.assert_array_equal(dispatcher.submit(pipe, call).result(120).images, plain)
+
+
+class _Loras:
+    """Notes what is loaded."""
+
+    def __init__(self):
+        self.done = []
+
+    def load(self, path, *, scale, name):
+        self.done.append(("load", Path(path).read_text(), scale))
+        assert name == path
+
+    def set_scale(self, scale, _path):
+        self.done.append(("scale", scale))
+
+    def unload(self, _path):
+        self.done.append("unload")
+
+
+class _Pipe:
+    def __init__(self):
+        self.loras = _Loras()
+
+
+def test_a_lora_that_was_replaced_is_loaded_again(tmp_path):
+    """By the next request; one that came before keeps what it has, and neither runs beside the other."""
+    loras, pipe, path = RequestLoras(), _Pipe(), tmp_path / "style.safetensors"
+    path.write_text("first")
+    first = loras.check(pipe, {path: 0.5})
+    loras.apply(pipe, first)
+    loras.apply(pipe, loras.check(pipe, {path: 1}))
+    path.write_text("the second")
+    second = loras.check(pipe, {path: 1})
+    assert second != loras.check(pipe, {path: 0.5}) != first
+    loras.apply(pipe, second)
+    loras.apply(pipe, loras.check(pipe, {path: 1}))
+    assert pipe.loras.done == [("load", "first", 0.5), ("scale", 1.0), "unload", ("load", "the second", 1.0)]
 
 
 def test_loras_are_checked(tiny, dispatch):
