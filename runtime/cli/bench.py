@@ -180,7 +180,8 @@ def _print_grid(grid: Grid, report: BenchReport, candidates: Mapping[str, str]) 
     table = make_table(*grid.columns, numbers=grid.columns[1:])
     for row in grid.rows:
         table.add_row(*row)
-    for words in (work_words(report), machine_words(report), candidates):
-        for name, value in words.items():
-            out.print(f"{name:<13} {value}", soft_wrap=True)
+    lines = {**work_words(report), **machine_words(report), **candidates}
+    width = max(map(len, lines))
+    for name, value in lines.items():
+        out.print(f"{name:<{width}} {value}", soft_wrap=True)
     out.print(table)

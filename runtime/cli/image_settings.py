@@ -41,9 +41,9 @@ class ImageSettings:
         return prompts[index * len(prompts) // self.count] if isinstance(prompts, list) else prompts
 
     def seed(self, index: int) -> int | None:
-        """Return the seed of one image; all share it if the run has one."""
+        """Return the seed of one image, or of its layer; all share it if the run has one."""
         seed = self.values.get("seed")
-        return seed[index] if isinstance(seed, list) else seed
+        return seed[index * len(seed) // self.count] if isinstance(seed, list) else seed
 
     @classmethod
     def of_run(

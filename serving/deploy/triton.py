@@ -63,7 +63,7 @@ def write_repository(bundle: Bundle, folder: Path) -> None:
         folder: The repository, empty.
 
     Raises:
-        InputError: The bundle makes no images, or its name cannot be that of a model.
+        InputError: The bundle makes no images, or transparent ones, or its name cannot be that of a model.
         BundleError, EngineError: It cannot be opened here.
     """
     name = deployment_name(bundle)
@@ -71,6 +71,11 @@ def write_repository(bundle: Bundle, folder: Path) -> None:
         if not pipeline.makes_images:
             raise InputError(
                 f"--to triton: {bundle.root} ({bundle.pipeline_class}) makes no images, expected a bundle that does"
+            )
+        if pipeline.transparent:
+            raise InputError(
+                f"--to triton: {bundle.root} ({bundle.pipeline_class}) makes images with transparency, expected opaque "
+                f"ones, of three channels; use --to docker"
             )
         inputs, needed = select_inputs(pipeline), _needed(pipeline)
     unknown = sorted(needed - {one.name for one in INPUTS})

@@ -1,6 +1,7 @@
 """Qwen-Image-Layered against diffusers' own pipeline on a tiny random checkpoint, after every step."""
 
 import inspect
+import json
 
 import diffusers
 import numpy as np
@@ -15,11 +16,13 @@ from tiny_qwen_image import make_qwen_image_layered
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.exporter.reference.pipeline import reference_pipeline
 from diffoundry.runtime import load
+from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.errors import ConfigError, InputError
 from diffoundry.runtime.models.qwen_image_transformer_2d import read_layout
 from diffoundry.runtime.pipelines.tasks import layer_decomposition
 from diffoundry.runtime.pipelines.tasks.prompt_editing import area_size
+from diffoundry.serving.deploy.triton import write_repository
 
 pytestmark = pytest.mark.slow
 
@@ -145,6 +148,22 @@ def test_generate_writes_each_layer(exported, folder, ours, tmp_path):
     again = ["--like", str(tmp_path / "out-0.png"), "--image", str(tmp_path / "in.png")]
     assert CliRunner().invoke(generate, [words[0], *again, "-o", str(tmp_path / "again.png")]).exit_code == 0
     assert (tmp_path / "again-1.png").read_bytes() == (tmp_path / "out-1.png").read_bytes()
+    prompts = ("a cat", "a dog", "--seed", "5", "--seed", "6")
+    more = [
+        "--image",
+        str(tmp_path / "in.png"),
+        "--steps",
+        "2",
+        "--layers",
+        "2",
+        "--json",
+        "-o",
+        str(tmp_path / "two.png"),
+    ]
+    several = CliRunner().invoke(generate, [words[0], *prompts, *more])
+    assert several.exit_code == 0, several.output
+    told = [(one["prompt"], one["seed"]) for one in json.loads(several.stdout)["images"]]
+    assert told == [("a cat", 5)] * 2 + [("a dog", 6)] * 2
     refused = CliRunner().invoke(generate, [*words, "-o", str(tmp_path / "out.jpg")])
     assert "out.jpg: got the suffix '.jpg', expected one of .png, .webp; name it out.png" in str(refused.exception)
 
@@ -179,3 +198,8 @@ def test_a_network_of_whole_images_is_refused(ours, name):
     words = f"transformer/config.json: field '{name}': got false, expected true: no other network of this class is"
     with pytest.raises(ConfigError, match=words):
         read_layout(config, "transformer/config.json", layered=True)
+
+
+def test_triton_takes_opaque_images_only(exported, folder, tmp_path):
+    with pytest.raises(InputError, match="--to triton: .* makes images with transparency, expected opaque ones"):
+        write_repository(Bundle(exported(folder)), tmp_path / "out")
