@@ -1,13 +1,16 @@
 """Measures each rewrite of the onnxruntime target: one component, with one more rewrite from row to row.
 
 python benchmarks/bench_onnxruntime_fusions.py [--model sd15 --random-weights] [--component unet] [--size 512]
-    [--batch 2] [--rounds 3] [--calls 2] [--threads N] [--plain] [--folder DIR] [--json FILE]
+    [--batch 2] [--rounds 3] [--calls 2] [--threads N] [--plain] [--optimizer] [--folder DIR] [--json FILE]
 
 Every row runs in a process of its own, since two engines of a UNet do not fit side by side on a small machine; the
 rows take turns, `--rounds` times. Seconds are medians over all calls but each process's first. CPU seconds are those of
 all threads: on a machine that does other work they say more. The error is the root mean square of the difference to
 PyTorch's fp32 output over that of the output. `--plain` adds the plain output of `torch.onnx.export`
-(default opset, its own optimizer, fixed sizes) to show the effect of the portable graph.
+(default opset, its own optimizer, fixed sizes) to show the effect of the portable graph. `--optimizer` adds ONNX
+Runtime's own transformer optimizer, `onnxruntime.transformers.optimizer` with the model type "unet". It gets the graph
+that its patterns were written for: TorchScript's export with diffusers' `AttnProcessor`. Fusions into operators without
+a kernel for the CPU are off.
 """
 
 import argparse
@@ -15,6 +18,7 @@ import importlib
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -27,8 +31,14 @@ import numpy as np
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
 
-ROWS = ("torch", "plain", "portable", "attention", "group_norm", "winograd")
+ROWS = ("torch", "plain", "optimizer", "portable", "attention", "group_norm", "winograd")
 """From `attention` on, each row has the rewrites of the rows before it."""
+
+PLAIN = ("plain", "optimizer")
+"""Rows of graphs that diffoundry did not make."""
+
+WITHOUT_CPU = ("nhwc_conv", "group_norm", "skip_group_norm", "bias_splitgelu", "packed_qkv", "packed_kv", "bias_add")
+"""Fusions of ONNX Runtime's optimizer whose operators have kernels for GPUs only."""
 
 
 def main() -> None:
@@ -43,6 +53,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--plain", action="store_true")
+    parser.add_argument("--optimizer", action="store_true")
     parser.add_argument("--folder", type=Path, default=Path("bench-fusions"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only", help=argparse.SUPPRESS)
@@ -52,7 +63,7 @@ def main() -> None:
     if asked.only:
         print(json.dumps(STAGES.get(asked.only, _run)(checkpoint, asked)))
         return
-    rows = [row for row in ROWS if row != "plain" or asked.plain]
+    rows = [row for row in ROWS if row not in PLAIN or getattr(asked, row)]
     for row in rows[1:]:
         if not _graph(asked, row).is_file():
             print(f"making {row}", file=sys.stderr)
@@ -76,8 +87,8 @@ def _child(only: str) -> dict[str, Any]:
 
 
 def _graph(asked: argparse.Namespace, row: str) -> Path:
-    name = "model.onnx" if row in ("portable", "plain") else f"model.{row}.onnx"
-    return Path(asked.folder / ("plain" if row == "plain" else "portable") / asked.component / name)
+    name = "model.onnx" if row in ("portable", *PLAIN) else f"model.{row}.onnx"
+    return Path(asked.folder / (row if row in PLAIN else "portable") / asked.component / name)
 
 
 def _module(checkpoint: Checkpoint, asked: argparse.Namespace) -> Any:
@@ -116,15 +127,48 @@ def _make_portable(checkpoint: Checkpoint, asked: argparse.Namespace) -> dict[st
 def _make_plain(checkpoint: Checkpoint, asked: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    component = checkpoint.component(asked.component)
-    inputs = tuple(torch.from_numpy(feed) for feed in _feeds(checkpoint, asked).values())
-    names = [[spec.name for spec in specs] for specs in (component.inputs, component.outputs)]
     path = _graph(asked, "plain")
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.no_grad():
         module = _module(checkpoint, asked)
-        torch.onnx.export(module, inputs, path, dynamo=True, input_names=names[0], output_names=names[1], verbose=False)
+        torch.onnx.export(module, f=path, dynamo=True, verbose=False, **_export_arguments(checkpoint, asked))
     return {}
+
+
+def _make_optimizer(checkpoint: Checkpoint, asked: argparse.Namespace) -> dict[str, Any]:
+    import torch
+    from diffusers.models.attention_processor import AttnProcessor
+    from onnxruntime.transformers.fusion_options import FusionOptions
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    path = _graph(asked, "optimizer")
+    given = path.parent / "given" / "model.onnx"
+    given.parent.mkdir(parents=True, exist_ok=True)
+    module = _module(checkpoint, asked)
+    network = next(inner for inner in module.modules() if hasattr(inner, "set_attn_processor"))
+    network.set_attn_processor(AttnProcessor())
+    with torch.no_grad():
+        torch.onnx.export(module, f=given, dynamo=False, opset_version=17, **_export_arguments(checkpoint, asked))
+    del module, network
+    options = FusionOptions("unet")
+    for fusion in WITHOUT_CPU:
+        setattr(options, f"enable_{fusion}", False)
+    model = optimize_model(str(given), model_type="unet", optimization_options=options, opt_level=0)
+    fused = {kind: count for kind, count in model.get_fused_operator_statistics().items() if count}
+    print(f"onnxruntime.transformers.optimizer: {fused}", file=sys.stderr)
+    model.save_model_to_file(str(path), use_external_data_format=True)
+    shutil.rmtree(given.parent)
+    return {}
+
+
+def _export_arguments(checkpoint: Checkpoint, asked: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `torch.onnx.export` for fixed sizes."""
+    import torch
+
+    component = checkpoint.component(asked.component)
+    names = [[spec.name for spec in specs] for specs in (component.inputs, component.outputs)]
+    feeds = tuple(torch.from_numpy(feed) for feed in _feeds(checkpoint, asked).values())
+    return {"args": feeds, "input_names": names[0], "output_names": names[1]}
 
 
 def _make_rewritten(row: str) -> Callable[[Checkpoint, argparse.Namespace], dict[str, Any]]:
@@ -148,7 +192,8 @@ def _make_rewritten(row: str) -> Callable[[Checkpoint, argparse.Namespace], dict
 STAGES: dict[str, Callable[[Checkpoint, argparse.Namespace], dict[str, Any]]] = {
     "make-portable": _make_portable,
     "make-plain": _make_plain,
-    **{f"make-{row}": _make_rewritten(row) for row in ROWS[3:]},
+    "make-optimizer": _make_optimizer,
+    **{f"make-{row}": _make_rewritten(row) for row in ROWS[ROWS.index("attention") :]},
 }
 
 
