@@ -16,7 +16,12 @@ from diffoundry.runtime.models.roles import DENOISER, UPSCALER, VAE_DECODER, VAE
 from diffoundry.targets.adapter_graph import adapter_path
 from diffoundry.targets.base import Lowered, Lowering, PrecisionFormat, Target
 from diffoundry.targets.idle_graph import idle_path
-from diffoundry.targets.onnxruntime.build.fusions import FuseMultiHeadAttention, SplitGroupNorm, WinogradConvolution
+from diffoundry.targets.onnxruntime.build.fusions import (
+    DequantizeFirst,
+    FuseMultiHeadAttention,
+    SplitGroupNorm,
+    WinogradConvolution,
+)
 
 __all__ = ["OnnxRuntimeTarget", "save_beside"]
 
@@ -133,6 +138,7 @@ class OnnxRuntimeTarget(Target):
             SplitGroupNorm(kernels=cpu, by_rows=cpu and large),
             *((WinogradConvolution(),) if cpu and self.winograd else ()),  # cuDNN has Winograd itself
             common.RemoveUnusedNodesPass(),  # with the weights and shapes that were replaced
+            DequantizeFirst(),  # last: it moves what the others have left
         )
 
 
