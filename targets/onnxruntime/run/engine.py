@@ -10,6 +10,7 @@ import onnxruntime as ort
 
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
 from diffoundry.runtime.engines.idle_inputs import GraphSwitch
+from diffoundry.runtime.engines.memory import trim
 from diffoundry.runtime.engines.protocol import AdapterWeights, Array, Closeable, EngineOptions, closed_error
 from diffoundry.runtime.errors import DiffoundryError, EngineError
 from diffoundry.runtime.formats.onnx_locations import check_graph_files
@@ -29,6 +30,8 @@ _DTYPES = {
 }
 
 _ERRORS_ONLY = 3
+
+_WEIGHTS_ONLY = ("int8-weights", "int4-weights")
 
 
 def devices() -> tuple[str, ...]:
@@ -160,7 +163,13 @@ class OnnxRuntimeEngine(Closeable):
     def _create(self, path: Path, settings: ort.SessionOptions) -> Session:
         device = self._options.device or "cpu"
         memory = self._options.memory if device == "cpu" else None
-        return open_session(path, settings, [_provider(device)], memory, whole=self._options.whole)
+        compressed = device == "cpu" and self._spec is not None and self._spec.precision in _WEIGHTS_ONLY
+        if compressed:
+            _hold_weights_once(settings)
+        session = open_session(path, settings, [_provider(device)], memory, whole=self._options.whole)
+        if compressed:
+            trim()  # what the weights were converted from
+        return session
 
     def set_adapters(self, adapters: AdapterWeights | None) -> None:
         """See `runtime.engines.protocol.AdaptableEngine.set_adapters`."""
@@ -235,6 +244,16 @@ def _provider(device: str) -> str | tuple[str, dict[str, Any]]:
             f"device: got {device!r}, expected one of {', '.join(devices())} (the installed ONNX Runtime){hint}"
         )
     return (_PROVIDERS[name], {"device_id": int(index)}) if index else _PROVIDERS[name]
+
+
+def _hold_weights_once(settings: ort.SessionOptions) -> None:
+    """Hold weights in integers once, and floats only while they are read.
+
+    A packed weight is a second one: ONNX Runtime 1.31 keeps the one that it packed. Its arena would keep the floats of
+    convolutions for the next call, and what a call took beside them.
+    """
+    settings.add_session_config_entry("session.disable_prepacking", "1")
+    settings.enable_cpu_mem_arena = False
 
 
 def _nothing(shape: list[int | str]) -> Array:

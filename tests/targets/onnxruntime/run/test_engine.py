@@ -76,6 +76,29 @@ def test_threads_reach_the_session(open_engine):
         assert session.get_providers() == ["CPUExecutionProvider"]
 
 
+@pytest.mark.parametrize(("precision", "once"), [("fp32", False), ("int8-weights", True), ("int4-weights", True)])
+def test_weights_in_integers_are_held_once(monkeypatch, tmp_path, precision, once):
+    opened = []
+    monkeypatch.setattr(engine_module, "open_session", lambda *args, **_: opened.append(args) or NoSession())
+    spec = EngineSpec(target="onnxruntime", precision=precision, files=("unet/model.onnx",), inputs=(), outputs=())
+    monkeypatch.setattr(engine_module, "check_graph_files", lambda *_: None)
+    OnnxRuntimeEngine(tmp_path / "model.onnx", spec, EngineOptions()).close()
+    ((_, settings, *_),) = opened
+    assert settings.enable_cpu_mem_arena is not once
+    if once:
+        assert settings.get_session_config_entry("session.disable_prepacking") == "1"
+
+
+class NoSession:
+    """A session of a graph without inputs and outputs."""
+
+    def get_inputs(self):
+        return ()
+
+    def get_outputs(self):
+        return ()
+
+
 def test_only_the_form_in_use_is_held_where_memory_is_short(open_engine, bundle):
     (spec,) = bundle.engines("unet")
     module = next(iter(spec.adapters.layers))
