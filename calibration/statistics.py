@@ -102,7 +102,9 @@ class Statistics:
         self.tensors: dict[str, TensorStatistics] = {}
 
     def add(self, name: str, values: Array, step: int) -> None:
-        """Add one tensor of one call; see `TensorStatistics.add`."""
+        """Add one tensor of one call; see `TensorStatistics.add`. One without values counts nothing."""
+        if not values.size:
+            return
         if name not in self.tensors:
             self.tensors[name] = TensorStatistics(name, values.shape[self.axes[name]])
         self.tensors[name].add(values, step, self.axes[name])

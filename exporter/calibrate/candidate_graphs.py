@@ -60,7 +60,7 @@ class QuantizedGraphs:
         self.units: list[Unit] = []
         for component in components:
             graph = load(component).graph
-            sites = [site for site in quantizable(graph) if site.activation is not None or not self._activations]
+            sites = [site for site in quantizable(graph) if not self._activations or self._measured(component, site)]
             self._sizes[component] = _Sizes(graph, sites)
             self.units += [self._unit(component, site, rows.get(component, {}), by_size=by_size) for site in sites]
 
@@ -72,6 +72,11 @@ class QuantizedGraphs:
     @property
     def _activations(self) -> bool:
         return any(form.activations is not None for form in self._formats)
+
+    def _measured(self, component: str, site: QuantizableNode) -> bool:
+        """Return whether a node reads an activation that had values, which tokens of other images have not."""
+        value = site.activation_value
+        return value is not None and str(value.name) in self._ranges[component].tensors
 
     def _unit(self, component: str, site: QuantizableNode, rows: Mapping[str, int], *, by_size: bool) -> Unit:
         sizes, form = self._sizes[component], self._wanted[0]

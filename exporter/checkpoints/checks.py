@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffoundry.exporter.checkpoints.json_files import check_readable, read_json
+from diffoundry.exporter.checkpoints.json_files import check_readable, is_number_list, read_json
 from diffoundry.exporter.checkpoints.tokenizer_files import ENDINGS, check_tokenizer_files, is_tokenizer
 from diffoundry.exporter.component import Config, Configs, FamilyDeclaration
 from diffoundry.exporter.components.defaults import complete_config
@@ -35,7 +35,7 @@ def check_index(path: Path, index: Config) -> None:
     if not isinstance(name, str):
         raise CheckpointError(f"{path}: got no '_class_name', expected the name of a diffusers pipeline; it is damaged")
     for key, entry in index.items():
-        if key == _CLASS_NAMES and isinstance(entry, dict):
+        if (key == _CLASS_NAMES and isinstance(entry, dict)) or is_number_list(entry):
             continue
         if isinstance(entry, dict) or (isinstance(entry, list) and not _is_component(entry)):
             raise CheckpointError(
@@ -138,3 +138,5 @@ def check_folder(root: Path, name: str, index: Config) -> None:
         read_json(folder / "scheduler_config.json")
     elif name in ("feature_extractor", "image_processor", "processor"):
         read_json(folder / "preprocessor_config.json")
+        if name == "processor" and "tokenizer" not in index:
+            check_tokenizer_files(folder)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from diffoundry.exporter.checkpoints.controlnets import diffusers_index
 from diffoundry.exporter.checkpoints.ip_adapter_weights import IPAdapterWeights, add_image_prompts
 from diffoundry.exporter.checkpoints.ip_adapters import saved_ip_adapters
-from diffoundry.exporter.checkpoints.json_files import read_json
+from diffoundry.exporter.checkpoints.json_files import is_number_list, read_json
 from diffoundry.exporter.checkpoints.single_file import SingleFile
 from diffoundry.exporter.checkpoints.t2i_adapters import saved_t2i_adapters
 from diffoundry.exporter.checkpoints.tokenizer_files import is_tokenizer, write_tokenizer
@@ -135,7 +135,8 @@ class CheckpointContents:
     @property
     def tokenizer_folders(self) -> tuple[str, ...]:
         """Folders of the tokenizers, in the checkpoint and in the bundle."""
-        return tuple(folder for folder in self.family.folders if is_tokenizer(folder))
+        chats = [kind.folder for kind in self.family.components if kind.chat is not None]
+        return tuple(folder for folder in self.family.folders if is_tokenizer(folder) or folder in chats)
 
     @property
     def dims(self) -> dict[str, DimSpec]:
@@ -231,8 +232,8 @@ class CheckpointContents:
     def _left_out(self) -> list[str]:
         sources = (component.source for component in self.components)
         kept = {*self.family.folders, *self.weight_folders, *sources}
-        parts = {name for name, entry in self.model_index.items() if isinstance(entry, list) and any(entry)}
-        return sorted(parts - kept)
+        entries = ((name, entry) for name, entry in self.model_index.items() if isinstance(entry, list) and any(entry))
+        return sorted({name for name, entry in entries if not is_number_list(entry)} - kept)
 
     def _module_class(self, source: str) -> str:
         return ":".join(self.model_index[source])

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffoundry.exporter.checkpoints.json_files import read_json
+from diffoundry.exporter.checkpoints.json_files import is_number_list, read_json
 from diffoundry.exporter.checkpoints.link_file import link_file
 from diffoundry.exporter.configs.assemble import scratch_folder
 
@@ -55,4 +55,5 @@ def flat_network(index: Mapping[str, Any], folders: Collection[str]) -> str | No
     """
     parts = [name for name, entry in index.items() if isinstance(entry, list) and any(entry)]
     missing = [name for name in parts if name not in folders and not name.endswith(_SCHEDULER)]
+    missing = [name for name in missing if not is_number_list(index[name])]
     return missing[0] if len(missing) == 1 else None

@@ -8,7 +8,7 @@ from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.formats.recognize import describe_link, recognize
 from diffoundry.runtime.formats.untrusted_json import load_json
 
-__all__ = ["check_readable", "name_some", "read_json"]
+__all__ = ["check_readable", "is_number_list", "name_some", "read_json"]
 
 _LISTED = 5
 """Number of names listed in a message."""
@@ -31,6 +31,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: got {type(value).__name__}, expected a JSON object; the file is damaged")
     return value
+
+
+def is_number_list(entry: object) -> bool:
+    """Return whether an entry of model_index.json is a list of numbers, and so an option of the pipeline, no part."""
+    return isinstance(entry, list) and bool(entry) and all(type(one) in (int, float) for one in entry)
 
 
 def check_readable(path: Path) -> None:

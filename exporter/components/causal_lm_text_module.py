@@ -1,14 +1,23 @@
 """Decoder-only language models as a traceable module, with plain arithmetic for the mask."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from diffoundry.exporter.component import Component
 from diffoundry.exporter.components.network_module import NetworkModule
+from diffoundry.runtime.models.qwen3_vision import deepstack_name
 
-__all__ = ["CausalImageTextModule", "CausalTextModule", "LeftPaddedTextModule", "find_decoder"]
+__all__ = [
+    "CausalImageTextModule",
+    "CausalTextModule",
+    "DeepstackTextModule",
+    "LeftPaddedTextModule",
+    "find_decoder",
+    "without_last_norm",
+]
 
 _HIDDEN = -1e4
 """Added to the scores of hidden tokens. exp(-1e4) is 0 in every float type."""
@@ -68,10 +77,20 @@ class CausalTextModule(NetworkModule):
         found = {0: states}
         for index, layer in enumerate(decoder.layers[: max(self.indices)], start=1):
             states = self.run_layer(layer, states, attention_mask, attention_mask=mask, position_embeddings=angles)
+            states = self.see_again(states, index, seen[2:])
             found[index] = states
         if len(decoder.layers) in self.indices:
-            found[len(decoder.layers)] = decoder.norm(states)
+            found[len(decoder.layers)] = self.end(decoder, states)
         return tuple(found[index] for index in self.indices)
+
+    def see_again(self, states: torch.Tensor, _index: int, _seen: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return states after a layer, counted from 1, with what they see of images again; by default nothing."""
+        return states
+
+    def end(self, decoder: Any, states: torch.Tensor) -> torch.Tensor:
+        """Return the last hidden state, which is normalized by default."""
+        normalized: torch.Tensor = decoder.norm(states)
+        return normalized
 
     def run_layer(self, layer: Any, states: torch.Tensor, _seen: torch.Tensor, **options: Any) -> torch.Tensor:
         """Run one layer on states (batch, sequence, width).
@@ -111,6 +130,43 @@ class CausalImageTextModule(CausalTextModule):
         own, ids = CausalTextModule.computed_inputs(network, passed), passed["input_ids"]
         width = find_decoder(network).embed_tokens.embedding_dim
         return {**own, "image_embeds": torch.zeros(*ids.shape, width), "image_mask": torch.zeros(ids.shape)}
+
+
+class DeepstackTextModule(CausalImageTextModule):
+    """Also adds other features of images (batch, sequence, width), zeros elsewhere, after the first layers.
+
+    Its last hidden state is not normalized. DeepStack, Meng et al. 2024, https://arxiv.org/abs/2406.04334.
+    transformers: `Qwen3VLTextModel.forward`.
+    """
+
+    @staticmethod
+    def computed_inputs(network: Any, passed: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """See `NetworkModule.computed_inputs`: those of a text without images too."""
+        own = CausalImageTextModule.computed_inputs(network, passed)
+        vision = getattr(network, "model", network).visual
+        names = map(deepstack_name, range(len(vision.deepstack_visual_indexes)))
+        return {**own, **{name: torch.zeros_like(own["image_embeds"]) for name in names}}
+
+    def see_again(self, states: torch.Tensor, _index: int, _seen: Sequence[torch.Tensor]) -> torch.Tensor:
+        """See `CausalTextModule`."""
+        return states + _seen[_index - 1] if _index <= len(_seen) else states
+
+    def end(self, decoder: Any, states: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        """See `CausalTextModule`. diffusers: `QwenImage21Pipeline._get_qwen_prompt_embeds`, which skips the norm."""
+        return states
+
+
+@contextmanager
+def without_last_norm(model: Any, wrapper: type[Any]) -> Iterator[None]:
+    """Leave the last hidden state of a language model as the traced module of class `wrapper` does."""
+    if not issubclass(wrapper, DeepstackTextModule):
+        yield
+        return
+    hook = find_decoder(model).norm.register_forward_hook(lambda _norm, args, _output: args[0])
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _causal_mask(attention_mask: torch.Tensor) -> torch.Tensor:

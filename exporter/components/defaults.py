@@ -129,6 +129,16 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "attention_head_dim": 128,
         "axes_dims_rope": [16, 56, 56],
     },
+    "QwenImage21Transformer2DModel": {
+        "in_channels": 64,
+        "out_channels": 64,
+        "num_attention_heads": 32,
+        "context_in_dim": 4096,
+        "attention_head_dim": 128,
+        "axes_dims_rope": [16, 56, 56],
+        "patch_size": 1,
+        "causal_condition": True,
+    },
     "QwenImageControlNetModel": {
         "in_channels": 64,
         "out_channels": 16,
@@ -143,6 +153,13 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "z_dim": 16,
         "dim_mult": [1, 2, 4, 4],
         "temperal_downsample": [False, True, True],
+    },
+    "AutoencoderKLQwenImage21": {
+        "in_channels": 4,
+        "out_channels": 4,
+        "z_dim": 64,
+        "dim_mult": [1, 2, 4, 8, 8],
+        "temperal_downsample": [False, True, True, True],
     },
     "Flux2Transformer2DModel": {
         "in_channels": 128,

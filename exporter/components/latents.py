@@ -19,6 +19,10 @@ _LEVELS = {"AutoencoderTiny": 4, "AutoencoderDC": 6}
 """Default of diffusers for the number of levels, by the class of the VAE."""
 
 
+_MULTIPLES = {"AutoencoderKLQwenImage": (1, 2, 4, 4), "AutoencoderKLQwenImage21": (1, 2, 4, 8, 8)}
+"""Default of diffusers for `dim_mult`, which names the levels of these classes."""
+
+
 def latent_dims(configs: Configs) -> tuple[str, str]:
     """Height and width of latents as symbols of the image's, such as ("height/8", "width/8").
 
@@ -32,8 +36,8 @@ def latent_dims(configs: Configs) -> tuple[str, str]:
     own = "decoder_block_out_channels"  # alone in an AutoencoderDC, and in some AutoencoderTiny
     field = own if own in vae and "block_out_channels" not in vae else "block_out_channels"
     default = (64,) * _LEVELS.get(vae.get("_class_name", ""), 1)
-    if vae.get("_class_name") == "AutoencoderKLQwenImage":
-        field, default = "dim_mult", (1, 2, 4, 4)
+    if vae.get("_class_name") in _MULTIPLES:
+        field, default = "dim_mult", _MULTIPLES[vae["_class_name"]]
     levels = read_levels(configs, source, field, default)
     if len(levels) > _MOST_LEVELS:
         raise refuse(f"{source}/config.json", field, list(levels), f"at most {_MOST_LEVELS} levels")

@@ -7,7 +7,13 @@ from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.formats.config_values import refuse
 from diffoundry.runtime.models.roles import VAE_DECODER, VAE_ENCODER
 
-__all__ = ["QWEN_IMAGE_VAE", "describe_qwen_image_decoder", "describe_qwen_image_encoder"]
+__all__ = [
+    "QWEN_IMAGE_VAE",
+    "describe_qwen_image_decoder",
+    "describe_qwen_image_encoder",
+    "frame_decoder",
+    "frame_encoder",
+]
 
 QWEN_IMAGE_VAE = "AutoencoderKLQwenImage"
 
@@ -16,41 +22,60 @@ _MODULE = "diffoundry.exporter.components.qwen_image_vae_module"
 
 def describe_qwen_image_encoder(configs: Configs, source: str = "vae") -> Component:
     """Describe the encoder: images to the moments of latents."""
-    height, width = latent_dims(configs)
     _check(configs, source)
-    pixels, channels = (
-        read_integer(configs, source, key, default) for key, default in (("input_channels", 3), ("z_dim", 16))
-    )
-    factor = parse_size(height).divisor
-    return Component(
-        name="vae_encoder",
-        role=VAE_ENCODER,
-        network=QWEN_IMAGE_VAE,
-        source=source,
-        inputs=(TensorSpec(name="sample", dtype="float32", shape=("batch", pixels, "height", "width")),),
-        outputs=(TensorSpec(name="latent_parameters", dtype="float32", shape=("batch", 2 * channels, height, width)),),
-        example={"batch": 2, "height": 9 * factor, "width": 11 * factor},
-        wrapper=f"{_MODULE}:QwenImageEncoder",
-    )
+    return frame_encoder(configs, source, QWEN_IMAGE_VAE, _channels(configs, source), f"{_MODULE}:QwenImageEncoder")
 
 
 def describe_qwen_image_decoder(configs: Configs, source: str = "vae") -> Component:
     """Describe the decoder: latents to images."""
-    height, width = latent_dims(configs)
     _check(configs, source)
-    pixels, channels = (
-        read_integer(configs, source, key, default) for key, default in (("input_channels", 3), ("z_dim", 16))
+    return frame_decoder(configs, source, QWEN_IMAGE_VAE, _channels(configs, source), f"{_MODULE}:QwenImageDecoder")
+
+
+def frame_encoder(configs: Configs, source: str, network: str, channels: tuple[int, int], wrapper: str) -> Component:
+    """Describe the encoder of a VAE of videos for a single image.
+
+    Args:
+        configs: Of the checkpoint.
+        source: Folder of the VAE.
+        network: Its class in diffusers.
+        channels: Of images and of latents.
+        wrapper: As in `Component`.
+    """
+    (pixels, latents), (height, width) = channels, latent_dims(configs)
+    factor = parse_size(height).divisor
+    return Component(
+        name="vae_encoder",
+        role=VAE_ENCODER,
+        network=network,
+        source=source,
+        inputs=(TensorSpec(name="sample", dtype="float32", shape=("batch", pixels, "height", "width")),),
+        outputs=(TensorSpec(name="latent_parameters", dtype="float32", shape=("batch", 2 * latents, height, width)),),
+        example={"batch": 2, "height": 9 * factor, "width": 11 * factor},
+        wrapper=wrapper,
     )
+
+
+def frame_decoder(configs: Configs, source: str, network: str, channels: tuple[int, int], wrapper: str) -> Component:
+    """Describe the decoder of a VAE of videos for a single image; arguments as `frame_encoder`."""
+    (pixels, latents), (height, width) = channels, latent_dims(configs)
     return Component(
         name="vae_decoder",
         role=VAE_DECODER,
-        network=QWEN_IMAGE_VAE,
+        network=network,
         source=source,
-        inputs=(TensorSpec(name="latent_sample", dtype="float32", shape=("batch", channels, height, width)),),
+        inputs=(TensorSpec(name="latent_sample", dtype="float32", shape=("batch", latents, height, width)),),
         outputs=(TensorSpec(name="sample", dtype="float32", shape=("batch", pixels, "height", "width")),),
         example={"batch": 2, height: 9, width: 11},
-        wrapper=f"{_MODULE}:QwenImageDecoder",
+        wrapper=wrapper,
     )
+
+
+def _channels(configs: Configs, source: str) -> tuple[int, int]:
+    pixels, latents = (
+        read_integer(configs, source, key, default) for key, default in (("input_channels", 3), ("z_dim", 16))
+    )
+    return pixels, latents
 
 
 def _check(configs: Configs, source: str) -> None:

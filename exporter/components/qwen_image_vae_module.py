@@ -12,11 +12,19 @@ from torch.nn import functional
 
 from diffoundry.exporter.component import Component
 
-__all__ = ["QwenImageDecoder", "QwenImageEncoder"]
+__all__ = ["Half", "QwenImageDecoder", "QwenImageEncoder", "enlarge"]
 
 
-class _Half(torch.nn.Module):
-    """The layers of one half. Attributes of `layers` are those of diffusers' module."""
+class Half(torch.nn.Module):
+    """The layers of one half. Attributes of `layers` are those of diffusers' module.
+
+    Attributes:
+        residual: Class of its residual blocks.
+        attention: Class of its blocks with attention.
+    """
+
+    residual: type[Any] = QwenImageResidualBlock
+    attention: type[Any] = QwenImageAttentionBlock
 
     def __init__(self, layers: Any, *others: Any) -> None:
         super().__init__()
@@ -33,9 +41,9 @@ class _Half(torch.nn.Module):
 
     def run_block(self, block: Any, states: torch.Tensor) -> torch.Tensor:
         """Run a block on images (B, C, H, W)."""
-        if isinstance(block, QwenImageResidualBlock):
+        if isinstance(block, self.residual):
             return self._run_residual(block, states)
-        if isinstance(block, QwenImageAttentionBlock):
+        if isinstance(block, self.attention):
             return _attend(block, states)
         resampled: torch.Tensor = block.resample(states)
         return resampled
@@ -55,13 +63,13 @@ class _Half(torch.nn.Module):
 
     def _run_residual(self, block: Any, states: torch.Tensor) -> torch.Tensor:
         shortcut = block.conv_shortcut
-        kept = self.convolve(shortcut, states) if _is_causal(shortcut) else states
+        kept = states if isinstance(shortcut, torch.nn.Identity) else self.convolve(shortcut, states)
         for norm, layer in ((block.norm1, block.conv1), (block.norm2, block.conv2)):
             states = self.convolve(layer, block.nonlinearity(_normalize(norm, states)))
         return states + kept
 
 
-class QwenImageEncoder(_Half):
+class QwenImageEncoder(Half):
     """Computes the moments of latents. diffusers: `AutoencoderKLQwenImage.encode`."""
 
     def __init__(self, network: Any, _component: Component) -> None:
@@ -77,7 +85,7 @@ class QwenImageEncoder(_Half):
         return (self.convolve(self.last, self.run_end(self.run_middle(states))),)
 
 
-class QwenImageDecoder(_Half):
+class QwenImageDecoder(Half):
     """Computes images, of which diffusers cuts off numbers beyond -1 to 1 where it takes no tiles.
 
     diffusers: `AutoencoderKLQwenImage.decode`.
@@ -95,7 +103,7 @@ class QwenImageDecoder(_Half):
             for residual in block.resnets:
                 states = self.run_block(residual, states)
             for upsampler in block.upsamplers or ():
-                states = _enlarge(upsampler, states)
+                states = enlarge(upsampler, states)
         return (self.run_end(states),)
 
 
@@ -132,7 +140,7 @@ def _attend(block: Any, states: torch.Tensor) -> torch.Tensor:
     return result
 
 
-def _enlarge(upsampler: Any, states: torch.Tensor) -> torch.Tensor:
+def enlarge(upsampler: Any, states: torch.Tensor) -> torch.Tensor:
     """Double the size. "nearest" is "nearest-exact" where sides are doubled."""
     _, layer = upsampler.resample
     result: torch.Tensor = layer(functional.interpolate(states, scale_factor=2.0, mode="nearest"))

@@ -12,6 +12,11 @@ from diffoundry.exporter.components.autoencoder_kl import (
     describe_flux2_encoder,
 )
 from diffoundry.exporter.components.autoencoder_tiny import describe_tiny_decoder, describe_tiny_encoder
+from diffoundry.exporter.components.qwen_image_21_vae import (
+    QWEN_IMAGE_21_VAE,
+    describe_qwen_image_21_decoder,
+    describe_qwen_image_21_encoder,
+)
 from diffoundry.exporter.components.qwen_image_vae import (
     QWEN_IMAGE_VAE,
     describe_qwen_image_decoder,
@@ -33,6 +38,7 @@ _ENCODERS: Mapping[str, _Describe] = {
     "AutoencoderTiny": describe_tiny_encoder,
     VQ_CLASS: describe_vq_encoder,
     QWEN_IMAGE_VAE: describe_qwen_image_encoder,
+    QWEN_IMAGE_21_VAE: describe_qwen_image_21_encoder,
     DC_CLASS: describe_dc_encoder,
 }
 _DECODERS: Mapping[str, _Describe] = {
@@ -41,6 +47,7 @@ _DECODERS: Mapping[str, _Describe] = {
     "AutoencoderTiny": describe_tiny_decoder,
     VQ_CLASS: describe_vq_decoder,
     QWEN_IMAGE_VAE: describe_qwen_image_decoder,
+    QWEN_IMAGE_21_VAE: describe_qwen_image_21_decoder,
     DC_CLASS: describe_dc_decoder,
 }
 

@@ -6,7 +6,10 @@ Qwen team 2025, https://arxiv.org/abs/2508.02324. diffusers: `QwenImagePipeline`
 from functools import partial
 
 from diffoundry.exporter.component import FamilyDeclaration
-from diffoundry.exporter.components.causal_lm_text import QWEN_2_5_VL, causal_text_encoder
+from diffoundry.exporter.components.causal_lm_text import QWEN_2_5_VL, QWEN_3_VL, causal_text_encoder
+from diffoundry.exporter.components.qwen3_vision import qwen3_image_encoder
+from diffoundry.exporter.components.qwen_image_21_transformer import qwen_image_21_transformer
+from diffoundry.exporter.components.qwen_image_21_vae import QWEN_IMAGE_21_VAE
 from diffoundry.exporter.components.qwen_image_controlnet import qwen_image_controlnet
 from diffoundry.exporter.components.qwen_image_transformer import qwen_image_transformer
 from diffoundry.exporter.components.qwen_image_vae import QWEN_IMAGE_VAE
@@ -14,9 +17,11 @@ from diffoundry.exporter.components.qwen_vision import qwen_image_encoder
 from diffoundry.exporter.components.vae import vae_decoder, vae_encoder
 from diffoundry.runtime.models.qwen_image_transformer_2d import LAYERS
 from diffoundry.runtime.pipelines.families.qwen_image import DROPPED, TOKENS
+from diffoundry.runtime.pipelines.families.qwen_image_21 import SYSTEM_MESSAGE
+from diffoundry.runtime.pipelines.families.qwen_image_21 import TOKENS as VERSION_2_1_TOKENS
 from diffoundry.runtime.pipelines.families.qwen_image_edit import EDIT_TOKENS
 
-__all__ = ["EDIT", "EDIT_PLUS", "FAMILY", "LAYERED"]
+__all__ = ["EDIT", "EDIT_PLUS", "FAMILY", "LAYERED", "VERSION_2_1"]
 
 _VAES = (QWEN_IMAGE_VAE,)
 
@@ -40,6 +45,26 @@ LAYERED = FamilyDeclaration(
         vae_encoder(classes=_VAES),
         vae_decoder(classes=_VAES),
     ),
+)
+
+
+VERSION_2_1 = FamilyDeclaration(
+    name="qwen_image_21",
+    components=(
+        causal_text_encoder(
+            model_classes=QWEN_3_VL,
+            hidden_states=(-1,),
+            tokens=VERSION_2_1_TOKENS,
+            chat={"system": SYSTEM_MESSAGE},
+            images=True,
+            folder="processor",
+        ),
+        qwen3_image_encoder(VERSION_2_1_TOKENS),
+        qwen_image_21_transformer(VERSION_2_1_TOKENS),
+        vae_encoder(classes=(QWEN_IMAGE_21_VAE,)),
+        vae_decoder(classes=(QWEN_IMAGE_21_VAE,)),
+    ),
+    folders=("scheduler", "processor"),
 )
 
 

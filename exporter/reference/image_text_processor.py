@@ -1,4 +1,4 @@
-"""Prepares texts with images for Qwen 2.5 VL."""
+"""Prepares texts with images for Qwen 2.5 VL and Qwen 3 VL."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,15 +13,20 @@ _PAD = "<|image_pad|>"
 
 
 class ImageTextProcessor:
-    """Does what transformers' `Qwen2_5_VLProcessor` does with images. That one also needs torchvision, for videos."""
+    """Does what transformers' `Qwen2_5_VLProcessor` and `Qwen3VLProcessor` do with images.
+
+    Those also need torchvision, for videos.
+    """
 
     def __init__(self, folder: Path, tokenizer: Any) -> None:
         """Read the config of the preparation of images; the tokenizer is that of the checkpoint."""
         self.image_processor = transformers.Qwen2VLImageProcessor.from_pretrained(folder, local_files_only=True)
         self.tokenizer = tokenizer
 
-    def __call__(self, text: Sequence[str], images: Any, **options: Any) -> transformers.BatchFeature:
-        """Return tokens, pixels and grids. The token of an image is repeated for each of its patches."""
+    def __call__(self, text: Sequence[str], images: Any = None, **options: Any) -> transformers.BatchFeature:
+        """Return tokens, and of images their pixels and grids. The token of an image is repeated for its patches."""
+        if images is None:
+            return transformers.BatchFeature(self.tokenizer(text, **options))
         seen = self.image_processor(images=images, return_tensors="pt")
         counts = iter(seen["image_grid_thw"].prod(-1) // self.image_processor.merge_size**2)
         whole = []
@@ -29,6 +34,10 @@ class ImageTextProcessor:
             first, *rest = one.split(_PAD)
             whole.append(first + "".join(_PAD * int(next(counts)) + part for part in rest))
         return transformers.BatchFeature({**self.tokenizer(whole, **options), **seen})
+
+    def apply_chat_template(self, messages: Sequence[Any], **options: Any) -> list[Any]:
+        """Return the tokens of a chat, in a list of one chat as those do."""
+        return [self.tokenizer.apply_chat_template(messages, **options)]
 
 
 def mark_images(model: Any, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from PIL.Image import Image
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
 from diffoundry.exporter.checkpoints.controlnets import SEVERAL
+from diffoundry.exporter.checkpoints.json_files import is_number_list
 from diffoundry.exporter.checkpoints.tokenizer_files import is_tokenizer, open_tokenizer
 from diffoundry.exporter.reference.image_text_processor import ImageTextProcessor, mark_images
 from diffoundry.runtime.errors import CheckpointError
@@ -48,6 +49,7 @@ __all__ = [
     "reference_pipeline",
     "seeded_generator",
     "shifted_decoding",
+    "tokenizer_of",
     "watched",
 ]
 
@@ -136,7 +138,7 @@ def reference_arguments(pipeline: Any, arguments: Mapping[str, Any]) -> dict[str
 
 def _is_transparent(pipeline: Any) -> bool:
     config: Mapping[str, Any] = getattr(getattr(pipeline, "vae", None), "config", {})
-    return config.get("input_channels") == len("RGBA")
+    return len("RGBA") in (config.get("input_channels"), config.get("in_channels"))
 
 
 _LISTED = (controlnets.SD3MultiControlNetModel, controlnets.FluxMultiControlNetModel)
@@ -212,6 +214,12 @@ def network(pipeline: Any, source: str) -> Any:
     if source not in names or len(names) == 1:
         return getattr(pipeline, source)
     return pipeline.controlnet.nets[names.index(source)]
+
+
+def tokenizer_of(pipeline: Any, folder: str) -> Any:
+    """Return the tokenizer of a folder of the checkpoint, which some classes have in their processor alone."""
+    found = getattr(pipeline, folder) if hasattr(pipeline, folder) else pipeline.processor
+    return getattr(found, "tokenizer", found)
 
 
 def _adapters(pipeline: Any) -> dict[str, Any]:
@@ -358,7 +366,7 @@ def _watched_step(
 
 def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> Any:
     """Build one argument of the pipeline's constructor, from its entry in model_index.json."""
-    if not isinstance(entry, list):
+    if not isinstance(entry, list) or is_number_list(entry):
         return entry
     if not any(entry) or name in checkpoint.weight_folders:
         return None
@@ -372,7 +380,8 @@ def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> 
         modules = [torch.nn.Module.to(checkpoint.load(part.name), dtype) for part in checkpoint.with_role(T2I_ADAPTER)]
         return modules[0] if len(modules) == 1 else diffusers.MultiAdapter(modules)
     if name == "processor":
-        tokenizer = open_tokenizer(checkpoint.root / "tokenizer", checkpoint.model_index["tokenizer"][1])
+        folder = "tokenizer" if "tokenizer" in checkpoint.model_index else name
+        tokenizer = open_tokenizer(checkpoint.root / folder, checkpoint.model_index[folder][1])
         return ImageTextProcessor(checkpoint.root / name, tokenizer)
     if name in ("feature_extractor", "image_processor"):
         named = {"DPT": transformers.DPTImageProcessor, "Siglip": transformers.SiglipImageProcessor}

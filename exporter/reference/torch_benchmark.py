@@ -1,5 +1,6 @@
 """Times diffusers' pipeline on one image, generated repeatedly."""
 
+import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
@@ -102,6 +103,7 @@ class TorchBenchmark:
         if self._job.arguments is not None:
             return reference_arguments(self.pipeline, self._job.arguments)
         request, default = self._job.request, self._default_size()
+        taken = inspect.signature(self.pipeline.__call__).parameters
         examples = make_example_inputs(
             example_inputs(self.pipeline),
             request.height or default[0],
@@ -110,7 +112,7 @@ class TorchBenchmark:
         )
         return {
             **self._start_noise(generator, default),
-            **request.image_arguments(),
+            **{name: value for name, value in request.image_arguments().items() if name in taken},
             **reference_arguments(self.pipeline, examples),
         }
 

@@ -74,14 +74,15 @@ _flux = options_in("FLUX")
 
 _z_image = options_in("Z-Image")
 
-_layered = options_in("Qwen-Image-Layered")
+_qwen = options_in("Qwen-Image")
 
 _OPTIONS = (
     _image(
         "--image",
         type=_FILE,
         multiple=True,
-        help="Start from this image. May be repeated: one for each PROMPT, or for FLUX.2 several that it sees at once.",
+        help="Start from this image. May be repeated: one for each PROMPT, or several that "
+        "FLUX.2 and Qwen-Image 2.1 see at once.",
     ),
     _image("--strength", type=float, help="How much of --image may change, 0 to 1."),
     _image(
@@ -142,7 +143,7 @@ _OPTIONS = (
         "--true-cfg-scale",
         type=float,
         help="Guidance by --negative-prompt, at twice the cost; --guidance-scale is embedded. Also of Qwen-Image."
-        "  [default: 1, off; Qwen-Image 4]",
+        "  [default: 1, off; Qwen-Image 4, 2.1 off]",
     ),
     _z_image(
         "--cfg-normalization", type=float, help="Limit the norm of a guided prediction to N times that of the prompt's."
@@ -150,11 +151,20 @@ _OPTIONS = (
     _z_image(
         "--cfg-truncation", type=float, help="Guide up to this time, from 0, noise, to 1.  [default: 1, to the end]"
     ),
-    _layered("--layers", type=int, help="Layers of each result.  [default: 4]"),
-    _layered(
-        "--resolution", type=int, help="Side of a square with as many pixels as a layer: 640 or 1024.  [default: 640]"
+    _qwen("--layers", type=int, help="Layered: layers of each result.  [default: 4]"),
+    _qwen(
+        "--resolution",
+        type=int,
+        help="Layered: side of a square with as many pixels as a layer, 640 or 1024.  [default: 640]",
     ),
-    _layered("--cfg-normalize", is_flag=True, default=None, help="Keep the length of each token under guidance."),
+    _qwen(
+        "--cfg-normalize", is_flag=True, default=None, help="Layered: keep the length of each token under guidance."
+    ),
+    _qwen(
+        "--output-resolution",
+        type=int,
+        help="2.1: side of a square with as many pixels as an image that is seen, and as the result.  [default: 1024]",
+    ),
 )  # fmt: skip
 
 PIPELINE_SETTINGS = (
@@ -184,6 +194,7 @@ PIPELINE_SETTINGS = (
     "layers",
     "resolution",
     "cfg_normalize",
+    "output_resolution",
 )
 """Their names as arguments of a pipeline, without the files."""
 

@@ -19,19 +19,20 @@ OUTPUT_TYPES = ("pil", "np", "latent")
 
 
 @overload
-def postprocess(sample: NDArray[Any], output_type: Literal["pil"] = "pil") -> "list[Image]": ...
+def postprocess(sample: NDArray[Any], output_type: Literal["pil"] = "pil", channels: int = 3) -> "list[Image]": ...
 @overload
-def postprocess(sample: NDArray[Any], output_type: Literal["np", "latent"]) -> NDArray[Any]: ...
+def postprocess(sample: NDArray[Any], output_type: Literal["np", "latent"], channels: int = 3) -> NDArray[Any]: ...
 @overload
-def postprocess(sample: NDArray[Any], output_type: str) -> "list[Image] | NDArray[Any]": ...
-def postprocess(sample: NDArray[Any], output_type: str = "pil") -> "list[Image] | NDArray[Any]":
+def postprocess(sample: NDArray[Any], output_type: str, channels: int = 3) -> "list[Image] | NDArray[Any]": ...
+def postprocess(sample: NDArray[Any], output_type: str = "pil", channels: int = 3) -> "list[Image] | NDArray[Any]":
     """Convert the VAE decoder's output to images.
 
     diffusers: `VaeImageProcessor.postprocess`.
 
     Args:
-        sample: Floats, (B, 3, H, W), about -1..1.
-        output_type: "pil" for PIL images; "np" for a float32 array (B, H, W, 3) in 0..1; "latent" for `sample` itself.
+        sample: Floats, (B, channels, H, W), about -1..1; 4 channels are RGBA.
+        output_type: "pil" for PIL images; "np" for float32 (B, H, W, channels) in 0..1; "latent" for `sample` itself.
+        channels: Of the images.
 
     Raises:
         InputError: Another shape or output type.
@@ -41,14 +42,12 @@ def postprocess(sample: NDArray[Any], output_type: str = "pil") -> "list[Image] 
         raise InputError(f"output_type: got {output_type!r}, expected one of {', '.join(OUTPUT_TYPES)}")
     if output_type == "latent":
         return sample
-    if sample.ndim != 4 or sample.shape[1] != 3 or not np.issubdtype(sample.dtype, np.floating):
+    if sample.ndim != 4 or sample.shape[1] != channels or not np.issubdtype(sample.dtype, np.floating):
         raise InputError(
-            f"decoded sample: got {sample.dtype} {sample.shape}, expected floats (batch, 3, height, width)"
+            f"decoded sample: got {sample.dtype} {sample.shape}, expected floats (batch, {channels}, height, width)"
         )
     pixels = np.clip(sample * 0.5 + 0.5, 0, 1).transpose(0, 2, 3, 1).astype(np.float32)
-    if output_type == "np":
-        return pixels
-    return to_pil(pixels)
+    return pixels if output_type == "np" else to_pil(pixels)
 
 
 def to_pil(pixels: NDArray[np.float32]) -> "list[Image]":
@@ -59,8 +58,7 @@ def to_pil(pixels: NDArray[np.float32]) -> "list[Image]":
     """
     from PIL.Image import fromarray
 
-    broken = int(np.isnan(pixels).sum())
-    if broken:
+    if broken := int(np.isnan(pixels).sum()):
         raise EngineError(
             f"decoded sample: {broken} of {pixels.size} values are NaN, expected numbers; run the bundle in a higher "
             f"precision, or 'diffoundry verify' to find the component at fault"

@@ -34,13 +34,17 @@ class AutoencoderKLQwenImage(AutoencoderKL):
     channels_key: ClassVar[str] = "z_dim"
     default_channels: ClassVar[int] = 16
     default_scaling: ClassVar[float] = 1.0
+    default_mean: ClassVar[tuple[float, ...]] = _MEAN
+    default_std: ClassVar[tuple[float, ...]] = _STD
 
     def __init__(self, session: EngineSession, *, normalize_latents: bool = True) -> None:  # noqa: ARG002  # as others
         """See `AutoencoderKL`."""
         super().__init__(session, normalize_latents=True)
         self.first_channels = self.first_channels * int(self._config.get("base_dim", 96))
         if self._statistics is None:
-            self._statistics = [np.asarray(one, np.float32).reshape(1, -1, 1, 1) for one in (_MEAN, _STD)]
+            self._statistics = [
+                np.asarray(one, np.float32).reshape(1, -1, 1, 1) for one in (self.default_mean, self.default_std)
+            ]
 
     def normalize(self, latents: FloatArray, *, statistics: bool = True) -> FloatArray:  # noqa: ARG002
         """See `AutoencoderKL`."""

@@ -1,13 +1,14 @@
 """Decoder-only language models as text encoders: prompts to hidden states of some layers.
 
-One causal pass without a cache. transformers: `Qwen3Model`, `Qwen2_5_VLForConditionalGeneration`, `Gemma2Model`,
-`Mistral3ForConditionalGeneration`.
+One causal pass without a cache. transformers: `Qwen3Model`, `Qwen2_5_VLForConditionalGeneration`,
+`Qwen3VLForConditionalGeneration`, `Gemma2Model`, `Mistral3ForConditionalGeneration`.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from diffoundry.runtime.engines.outputs import Outputs
 from diffoundry.runtime.engines.session import EngineSession
@@ -29,6 +30,7 @@ __all__ = [
 _DEFAULTS: Mapping[str, Mapping[str, float]] = {
     "qwen3": {"hidden_size": 4096, "num_hidden_layers": 32, "head_dim": 128},
     "qwen2_5_vl": {"hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "rope_theta": 1e6},
+    "qwen3_vl": {"hidden_size": 4096, "num_hidden_layers": 32, "head_dim": 128, "rope_theta": 5e5},
     "mistral3": {"hidden_size": 5120, "num_hidden_layers": 40, "num_attention_heads": 32, "rope_theta": 1e9},
     "gemma2": {"hidden_size": 2304, "num_hidden_layers": 26, "head_dim": 256, "sliding_window": 4096},
 }
@@ -68,11 +70,13 @@ class EncodedPrompts:
         hidden_states: float32 (B, S, D) for each hidden state that the pipeline reads.
         attention_mask: float32 (B, S), 1 for a token and 0 for padding.
         truncated: The part of each prompt that was cut off.
+        image_mask: bool (B, S), True for a token of an image; None for prompts alone.
     """
 
     hidden_states: tuple[FloatArray, ...]
     attention_mask: FloatArray
     truncated: tuple[str, ...]
+    image_mask: npt.NDArray[np.bool_] | None = None
 
 
 def read_causal_layout(config: Config, subject: str) -> CausalLayout:
@@ -161,6 +165,7 @@ class CausalLanguageModel(JsonTextEncoder):
         hidden_states: Sequence[int],
         tokens: int,
         padding_side: str | None = "right",
+        folder: str | None = None,
     ) -> None:
         """Read config and tokenizer; the engine is opened when first needed.
 
@@ -171,12 +176,13 @@ class CausalLanguageModel(JsonTextEncoder):
             tokens: Most tokens of a prompt by default, those of a chat included.
             padding_side: "left" or "right", as the pipeline pads, whatever the tokenizer's files say; None for that of
                 the files.
+            folder: As in `JsonTextEncoder`.
 
         Raises:
             BundleError: The bundle lacks the component, its tokenizer or its config.
             ConfigError: A value of the config has another type, or is out of range.
         """
-        super().__init__(session, name)
+        super().__init__(session, name, folder)
         subject = f"{name}/config.json"
         self.layout = read_causal_layout(session.bundle.config(name), subject)
         self._outputs = tuple(hidden_state_names(hidden_states, self.layout, subject))

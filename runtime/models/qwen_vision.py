@@ -20,7 +20,14 @@ from diffoundry.runtime.models.rotary import rotary_angles
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ImageTokens", "QwenVisionEncoder", "VisionLayout", "read_vision_layout"]
+__all__ = [
+    "ImageTokens",
+    "QwenVisionEncoder",
+    "VisionLayout",
+    "cut_patches",
+    "patch_places",
+    "read_vision_layout",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,11 +66,13 @@ class ImageTokens:
         embeds: float32 (rows * columns, D).
         rows: Tokens to a column.
         columns: Tokens to a row.
+        deep: Further features of it, (rows * columns, D) each, for the first layers of the language model.
     """
 
     embeds: FloatArray
     rows: int
     columns: int
+    deep: tuple[FloatArray, ...] = ()
 
 
 def read_vision_layout(config: Config, subject: str) -> VisionLayout:
@@ -132,8 +141,8 @@ class QwenVisionEncoder:
         layout = self.layout
         pixels = self.processor(image, layout.patch * layout.merge)
         rows, columns = (side // (layout.patch * layout.merge) for side in pixels.shape[1:])
-        patches = self._patches(pixels, rows, columns)
-        places = self._places(rows, columns)
+        patches = cut_patches(pixels, layout.patch, layout.merge, layout.frames)
+        places = patch_places(rows, columns, layout.merge)
         down, across = (-(-side // layout.window) for side in (rows, columns))
         cells = np.full((down * layout.window, across * layout.window), -1)
         cells[:rows, :columns] = np.arange(rows * columns).reshape(rows, columns)
@@ -175,17 +184,32 @@ class QwenVisionEncoder:
             )
         return np.pad(windows, ((0, count - len(windows)), (0, 0)), constant_values=-1)
 
-    def _patches(self, pixels: FloatArray, rows: int, columns: int) -> FloatArray:
-        """Return the values of the patches of each token, (tokens, patches, values)."""
-        layout = self.layout
-        cut = pixels.reshape(len(pixels), rows, layout.merge, layout.patch, columns, layout.merge, layout.patch)
-        tokens = cut.transpose(1, 4, 2, 5, 0, 3, 6)[:, :, :, :, :, None]
-        frames = np.broadcast_to(tokens, (*tokens.shape[:5], layout.frames, *tokens.shape[6:]))
-        return frames.reshape(rows * columns, layout.merge**2, layout.patch_values)
 
-    def _places(self, rows: int, columns: int) -> np.ndarray:
-        """Return row and column of the patches of each token, (tokens, patches, 2)."""
-        merge = self.layout.merge
-        places = np.indices((rows * merge, columns * merge), dtype=np.float64)
-        cut = places.reshape(2, rows, merge, columns, merge).transpose(1, 3, 2, 4, 0)
-        return cut.reshape(rows * columns, merge**2, 2)
+def cut_patches(pixels: FloatArray, patch: int, merge: int, frames: int) -> FloatArray:
+    """Return the values of the patches of each token, (tokens, patches, values).
+
+    Args:
+        pixels: float32 (3, H, W).
+        patch: Pixels to a side of a patch.
+        merge: Patches to a side of a token.
+        frames: Times that the image is repeated.
+    """
+    channels, height, width = pixels.shape
+    rows, columns = height // (patch * merge), width // (patch * merge)
+    cut = pixels.reshape(channels, rows, merge, patch, columns, merge, patch)
+    tokens = cut.transpose(1, 4, 2, 5, 0, 3, 6)[:, :, :, :, :, None]
+    repeated = np.broadcast_to(tokens, (*tokens.shape[:5], frames, *tokens.shape[6:]))
+    return repeated.reshape(rows * columns, merge**2, channels * frames * patch**2)
+
+
+def patch_places(rows: int, columns: int, merge: int) -> np.ndarray:
+    """Return row and column of the patches of each token, float64 (tokens, patches, 2).
+
+    Args:
+        rows: Tokens to a column.
+        columns: Tokens to a row.
+        merge: Patches to a side of a token.
+    """
+    places = np.indices((rows * merge, columns * merge), dtype=np.float64)
+    cut = places.reshape(2, rows, merge, columns, merge).transpose(1, 3, 2, 4, 0)
+    return cut.reshape(rows * columns, merge**2, 2)

@@ -14,6 +14,7 @@ VAES = {
     "AutoencoderDC": "diffoundry.runtime.models.autoencoder_dc:AutoencoderDC",
     "AutoencoderKLFlux2": "diffoundry.runtime.models.autoencoder_kl_flux2:AutoencoderKLFlux2",
     "AutoencoderKLQwenImage": "diffoundry.runtime.models.autoencoder_kl_qwen_image:AutoencoderKLQwenImage",
+    "AutoencoderKLQwenImage21": "diffoundry.runtime.models.autoencoder_kl_qwen_image_21:AutoencoderKLQwenImage21",
     "AutoencoderTiny": "diffoundry.runtime.models.autoencoder_tiny:AutoencoderTiny",
     "VQModel": "diffoundry.runtime.models.vq_model:VQModel",
 }

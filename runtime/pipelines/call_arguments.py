@@ -121,12 +121,13 @@ class CallArguments(TypedDict, total=False):
     padding_mask_crop: int | None
     masked_image_latents: FloatArray | None
     image_reference: "ImageInput | None"
-    # Upscaling, ConsistencyPromptInputs, Instruction, LayerDecomposition
+    # Upscaling, ConsistencyPromptInputs, Instruction, LayerDecomposition, ImageConditioning
     original_inference_steps: int | None
     image_guidance_scale: float
     depth_map: Any
     layers: int
     resolution: int
+    output_resolution: int
     noise_level: int
     image_embeds: Any
     negative_image_embeds: Any

@@ -7,7 +7,7 @@ from typing import Any
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import FloatArray, TextEncoder
-from diffoundry.runtime.models.roles import SAFETY_CHECKER, VAE_ENCODER
+from diffoundry.runtime.models.roles import IMAGE_ENCODER, SAFETY_CHECKER, VAE_ENCODER
 from diffoundry.runtime.models.safety_checker import StableDiffusionSafetyChecker
 from diffoundry.runtime.pipelines.base import PipelineBase
 from diffoundry.runtime.pipelines.class_overrides import open_scheduler, override_sample_size
@@ -211,6 +211,8 @@ class PipelineInterface(PipelineBase):
     def used_components(self) -> tuple[str, ...]:
         """The components that the default task runs."""
         spared = [] if self.default_task.from_image or self.controlnets.encodes_image else [VAE_ENCODER]
+        if not getattr(self.default_task, "shows_example", True):
+            spared.append(IMAGE_ENCODER)
         if self.safety_checker is None:
             spared.append(SAFETY_CHECKER)
         bundle = self.session.bundle

@@ -92,8 +92,7 @@ class DiffusionPipeline(PipelineInterface):
         """
         super().__init__(session)
         bundle, adapters = session.bundle, AdapterSet(session)
-        self.family = family
-        self.denoiser = family.denoiser
+        self.family, self.denoiser = family, family.denoiser
         self.vae = family.open_vae(session)
         self.loras = Loras(adapters)
         self.embeddings = TextualInversions(adapters, family.text_encoders)
@@ -279,7 +278,8 @@ class DiffusionPipeline(PipelineInterface):
         """Return the images of latents (B, ...) without the safety checker; see `CommonInputs.output_type`."""
         if output_type == "latent":
             return self.vae.denormalize(latents) if self.family.returns_own_latents else latents
-        return postprocess(self.vae.decode(self.vae.denormalize(latents, statistics=statistics)), output_type)
+        sample = self.vae.decode(self.vae.denormalize(latents, statistics=statistics))
+        return postprocess(sample, output_type, 4 if self.transparent else 3)
 
     def _show(self, latents: FloatArray, output_type: str, *, statistics: bool) -> tuple[Any, list[bool] | None]:
         """Decode, blacken what the safety checker flags, and draw the watermark; flags are None without a check."""

@@ -174,6 +174,7 @@ _EDITING = (
     _integer("noise_level", "Upscaling: noise that is added to image.", low=0),
     _integer("layers", "Qwen-Image-Layered: layers of each result.", low=1, high=64),
     _integer("resolution", "Qwen-Image-Layered: side of a square with as many pixels, 640 or 1024.", low=1),
+    _integer("output_resolution", "Qwen-Image 2.1: side of a square with as many pixels.", low=32, high=8192),
 )
 
 _CONDITIONS = (

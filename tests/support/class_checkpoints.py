@@ -23,7 +23,7 @@ from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 from tiny_kandinsky_3 import make_kandinsky_3
 from tiny_lumina2 import make_lumina2
 from tiny_pixart import make_pixart
-from tiny_qwen_image import make_qwen_image, make_qwen_image_edit, make_qwen_image_layered
+from tiny_qwen_image import make_qwen_image, make_qwen_image_21, make_qwen_image_edit, make_qwen_image_layered
 from tiny_sana import CLASSES as SANA_CLASSES
 from tiny_sana import make_sana
 from tiny_shap_e import NAMES, make_shap_e
@@ -132,6 +132,7 @@ _SYSTEMS: Mapping[str, Callable[[Path], Any]] = {
     **{name: _kandinsky(make_text_decoder, name) for form in _FORMS for name in [f"Kandinsky{form}Pipeline"]},
     "VQDiffusionPipeline": make_vq_diffusion,
     "QwenImageLayeredPipeline": make_qwen_image_layered,
+    "QwenImage21Pipeline": make_qwen_image_21,
     **{name: partial(make_sana, name=name) for name in SANA_CLASSES},
     **{name: partial(make_shap_e, name=name) for name in NAMES},
 }

@@ -9,11 +9,13 @@ from same_weights import same_weights
 
 __all__ = [
     "CHAT_TEMPLATE",
+    "VISION_CHAT_TEMPLATE",
     "gemma2",
     "mistral3",
     "mistral_tokenizer",
     "qwen2_5_vl",
     "qwen3",
+    "qwen3_vl",
     "write_gemma_tokenizer",
     "write_qwen_tokenizer",
 ]
@@ -36,6 +38,18 @@ CHAT_TEMPLATE = """{%- for message in messages %}
     {%- endif %}
 {%- endif %}"""
 """The parts of Qwen 3's template that a message of the user passes through."""
+
+VISION_CHAT_TEMPLATE = """{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' }}
+    {%- for content in message.content %}
+        {{- content.text }}
+    {%- endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}"""
+"""The parts of Qwen 3 VL's template that texts pass through."""
 
 _SIZES = {
     "hidden_size": 32,
@@ -75,6 +89,21 @@ def qwen2_5_vl(**options: Any) -> Any:
     vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 32}
     config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=vision)
     return transformers.Qwen2_5_VLForConditionalGeneration(config).eval()
+
+
+@same_weights
+def qwen3_vl(**vision: Any) -> Any:
+    """Make a Qwen 3 VL, whose first layer sees an image again; arguments are of its image encoder."""
+    import transformers
+
+    rotary = {"rope_type": "default", "mrope_section": [4, 2, 2], "mrope_interleaved": True, "rope_theta": 5e6}
+    seeing = {
+        "depth": 2, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 32,
+        "num_position_embeddings": 64, "deepstack_visual_indexes": [0], **vision,
+    }  # fmt: skip
+    text = {**_SIZES, "head_dim": 16, "rope_parameters": rotary}
+    config = transformers.Qwen3VLConfig(text_config=text, vision_config=seeing)
+    return transformers.Qwen3VLForConditionalGeneration(config).eval()
 
 
 def write_qwen_tokenizer(folder: Path, *, chat_template: str | None = CHAT_TEMPLATE, **config: Any) -> None:

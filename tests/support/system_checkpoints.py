@@ -21,7 +21,7 @@ from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 from tiny_kandinsky_3 import make_kandinsky_3
 from tiny_lumina2 import make_lumina2
 from tiny_pixart import make_pixart
-from tiny_qwen_image import make_qwen_image, make_qwen_image_edit, make_qwen_image_layered
+from tiny_qwen_image import make_qwen_image, make_qwen_image_21, make_qwen_image_edit, make_qwen_image_layered
 from tiny_sana import CLASSES as SANA_CLASSES
 from tiny_sana import make_sana
 from tiny_shap_e import NAMES, make_shap_e
@@ -96,6 +96,7 @@ SYSTEM_TABLES: Mapping[str, _Makers] = {
         ),
         **_by_name(make_qwen_image_edit, *(f"QwenImageEdit{form}Pipeline" for form in ("", "Inpaint", "Plus"))),
         "QwenImageLayeredPipeline": make_qwen_image_layered,
+        "QwenImage21Pipeline": make_qwen_image_21,
         **_by_name(make_sana, *SANA_CLASSES),
         **_by_name(
             partial(make_flux, in_channels=8 * LATENTS, out_channels=4 * LATENTS, **DEV),

@@ -6,7 +6,7 @@ import shutil
 import diffusers
 import torch
 import transformers
-from language_models import qwen2_5_vl, write_qwen_tokenizer
+from language_models import VISION_CHAT_TEMPLATE, qwen2_5_vl, qwen3_vl, write_qwen_tokenizer
 from same_weights import same_weights
 
 from diffoundry.exporter.checkpoints.tokenizer_files import open_tokenizer
@@ -15,6 +15,7 @@ __all__ = [
     "LATENTS",
     "WIDTH",
     "make_qwen_image",
+    "make_qwen_image_21",
     "make_qwen_image_controlnet",
     "make_qwen_image_edit",
     "make_qwen_image_layered",
@@ -83,6 +84,68 @@ def make_qwen_image_layered(folder, **options):
     network = {"in_channels": 12, "out_channels": 3, "use_additional_t_cond": True, "use_layer3d_rope": True}
     make_qwen_image(folder, vae={**_COARSE_VAE, **latents, "input_channels": 4}, **{**network, **options})
     _write_processor(folder, "QwenImageLayeredPipeline")
+
+
+def make_qwen_image_21(folder, *, sigmas=None, **options):
+    """Write the checkpoint of version 2.1, with 16 pixels to a latent.
+
+    Args:
+        folder: Where.
+        sigmas: As `sample_sigmas` of the pipeline.
+        options: Of its transformer, which is published with 32 layers.
+    """
+    specials = ["<|image_pad|>", "<|vision_start|>", "<|vision_end|>"]
+    write_qwen_tokenizer(folder / "processor", chat_template=VISION_CHAT_TEMPLATE)
+    tokenizer = open_tokenizer(folder / "processor", "Qwen2Tokenizer")
+    tokenizer.add_tokens(specials, special_tokens=True)
+    tokenizer.save_pretrained(folder / "processor")
+    config = {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": 16, "merge_size": 2}
+    config |= {
+        "size": {"shortest_edge": 1024, "longest_edge": 1 << 24},
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
+    (folder / "processor" / "preprocessor_config.json").write_text(json.dumps(config))
+    parts = {
+        "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(**_SCHEDULER),
+        "text_encoder": _seeing_language_model(tokenizer),
+        "transformer": _transformer_21(**options),
+        "vae": _vae_21(),
+    }
+    for name, part in parts.items():
+        part.save_pretrained(folder / name)
+    index = {name: [type(part).__module__.split(".")[0], type(part).__name__] for name, part in parts.items()}
+    index |= {"_class_name": "QwenImage21Pipeline", "processor": ["transformers", "Qwen3VLProcessor"]}
+    (folder / "model_index.json").write_text(json.dumps({**index, "sample_sigmas": sigmas}))
+
+
+@same_weights
+def _transformer_21(**options):
+    made = diffusers.QwenImage21Transformer2DModel(
+        **{
+            "in_channels": 8, "out_channels": 8, "num_layers": 2, "attention_head_dim": 16, "num_attention_heads": 2,
+            "context_in_dim": WIDTH, "mlp_ratio": 2, "axes_dims_rope": (4, 6, 6), **options,
+        }
+    )  # fmt: skip
+    _fill_norms(made)
+    return made
+
+
+@same_weights
+def _vae_21():
+    statistics = {"latents_mean": [0.1 * index for index in range(8)], "latents_std": [1.5, 0.7, 1.0, 2.0] * 2}
+    vae = diffusers.AutoencoderKLQwenImage21(
+        base_dim=4, decoder_base_dim=6, z_dim=8, dim_mult=[1, 1, 1, 2, 2], num_res_blocks=1, **statistics
+    )
+    _fill_norms(vae)
+    return vae
+
+
+@same_weights
+def _seeing_language_model(tokenizer):
+    model = qwen3_vl()
+    model.config.image_token_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    return model
 
 
 def _write_processor(folder, name):

@@ -10,8 +10,9 @@ from PIL.Image import Image
 
 from diffoundry.exporter.component import Component, fixed_size
 from diffoundry.exporter.components.attention_control_module import AttentionControlModule
+from diffoundry.exporter.components.causal_lm_text_module import without_last_norm
 from diffoundry.exporter.components.network_module import NetworkModule
-from diffoundry.exporter.reference.pipeline import network
+from diffoundry.exporter.reference.pipeline import network, tokenizer_of
 from diffoundry.exporter.verify.reference.pipeline_trace import NetworkCall, Trace, to_numpy
 from diffoundry.runtime.bundle.dims import parse_size, size_of
 from diffoundry.runtime.engines.plugins import resolve
@@ -73,7 +74,7 @@ def text_cases(pipeline: Any, components: Iterable[Component], prompts: Sequence
 
 
 def _cases_of(pipeline: Any, component: Component, prompts: Sequence[str]) -> list[ComponentCase]:
-    tokenizer = getattr(pipeline, tokenizer_folder(component.source))
+    tokenizer = tokenizer_of(pipeline, tokenizer_folder(component.source))
     encoder = getattr(pipeline, component.source)
     length = component.usual.get("sequence", tokenizer.model_max_length)
     texts = ["", *prompts]
@@ -253,7 +254,7 @@ def _masked_case(
     passed = {"input_ids": tokens, "attention_mask": mask}
     wrapper = resolve(component.wrapper)
     computed = wrapper.computed_inputs(encoder, passed) if issubclass(wrapper, NetworkModule) else {}
-    with torch.inference_mode():
+    with torch.inference_mode(), without_last_norm(encoder, wrapper):
         given = encoder(**passed, **layers)
     outputs = [_output(encoder, given, name) for name in names] if hasattr(given, "to_tuple") else given
     return ComponentCase(

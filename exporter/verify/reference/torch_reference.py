@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
-from diffoundry.exporter.reference.pipeline import network, reference_pipeline
+from diffoundry.exporter.reference.pipeline import network, reference_pipeline, tokenizer_of
 from diffoundry.exporter.verify.checks.codes import check_codes
 from diffoundry.exporter.verify.checks.configs import (
     check_configs,
@@ -90,7 +90,7 @@ def ask_pytorch(
             check_tokenizer(
                 encoder.folder,
                 encoder.tokenizer,
-                getattr(reference, encoder.folder),
+                tokenizer_of(reference, encoder.folder),
                 settings.prompts,
                 getattr(encoder, "padding_side", None),
             )
@@ -100,7 +100,7 @@ def ask_pytorch(
             check_vocabulary(
                 encoder.folder,
                 encoder.tokenizer,
-                getattr(reference, encoder.folder),
+                tokenizer_of(reference, encoder.folder),
                 getattr(encoder, "padding_side", None),
             )
             for encoder in pipeline.text_encoders

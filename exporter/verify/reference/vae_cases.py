@@ -12,6 +12,10 @@ from diffoundry.exporter.verify.reference.pipeline_trace import Trace, to_numpy
 __all__ = ["decoder_cases", "encoder_cases"]
 
 
+_OF_FRAMES = (diffusers.AutoencoderKLQwenImage, diffusers.AutoencoderKLQwenImage21)
+"""VAEs of videos, which run here for one frame."""
+
+
 def decoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
     """Make a case of a run's final latents, in the VAE's own scale."""
     if isinstance(pipeline.vae, diffusers.AutoencoderKLFlux2):
@@ -22,7 +26,7 @@ def decoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
     elif latents.ndim == 3:  # tokens in a row
         size = (*trace.result.shape[:2], pipeline.vae_scale_factor)
         latents = to_numpy(pipeline._unpack_latents(torch.from_numpy(latents), *size))  # noqa: SLF001
-    decode = _decode_frame if isinstance(pipeline.vae, diffusers.AutoencoderKLQwenImage) else _decode
+    decode = _decode_frame if isinstance(pipeline.vae, _OF_FRAMES) else _decode
     with torch.inference_mode():
         latents, sample = decode(pipeline.vae, latents)
     return [_decoder_case(trace, latents, sample)]
@@ -65,7 +69,7 @@ def encoder_cases(pipeline: Any, trace: Trace) -> list[ComponentCase]:
     """Make a case of a run's final image, or of its first layer."""
     result = trace.result[: trace.result.shape[0] // _count_layers(pipeline, trace)]
     image = np.ascontiguousarray(result.transpose(2, 0, 1)[None] * 2 - 1)
-    frames = isinstance(pipeline.vae, diffusers.AutoencoderKLQwenImage)
+    frames = isinstance(pipeline.vae, _OF_FRAMES)
     pixels = torch.from_numpy(image)
     with torch.inference_mode():
         encoded = pipeline.vae.encode(pixels[:, :, None] if frames else pixels)
@@ -90,4 +94,5 @@ def _decode_frame(vae: Any, latents: np.ndarray) -> tuple[np.ndarray, torch.Tens
     latents = latents[:, :, 0] * std + mean
     vae.clear_cache()
     frame = vae.post_quant_conv(torch.from_numpy(latents)[:, :, None])
-    return latents, vae.decoder(frame, feat_cache=vae._feat_map, feat_idx=[0])[:, :, 0]  # noqa: SLF001
+    first = {"first_chunk": True} if isinstance(vae, diffusers.AutoencoderKLQwenImage21) else {}
+    return latents, vae.decoder(frame, feat_cache=vae._feat_map, feat_idx=[0], **first)[:, :, 0]  # noqa: SLF001

@@ -19,7 +19,15 @@ from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
 from diffoundry.runtime.pipelines.norm_guidance import NormKeepingGuidance
 from diffoundry.runtime.tokenizers.chat_prompt import ChatPrompt
 
-__all__ = ["DROPPED", "TOKENS", "EncodedTexts", "QwenImage", "QwenImagePromptInputs", "choose_guidance"]
+__all__ = [
+    "DROPPED",
+    "TOKENS",
+    "EncodedTexts",
+    "QwenImage",
+    "QwenImagePromptInputs",
+    "TrueGuidancePromptInputs",
+    "choose_guidance",
+]
 
 TOKENS = 512
 """Default of diffusers' `max_sequence_length`."""
@@ -43,7 +51,7 @@ _CHAT = ChatPrompt(
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class QwenImagePromptInputs(PromptInputs):
+class TrueGuidancePromptInputs(PromptInputs):
     """The texts of one call.
 
     Attributes:
@@ -51,13 +59,11 @@ class QwenImagePromptInputs(PromptInputs):
         negative_prompt_embeds_mask: The same of `negative_prompt_embeds`.
         true_cfg_scale: Scale of classifier-free guidance, which runs the transformer for the negative prompt too. 1 or
             less, and a call without a negative prompt, run without it.
-        max_sequence_length: Tokens of a prompt, from which longer ones are cut off.
     """
 
     prompt_embeds_mask: FloatArray | None = None
     negative_prompt_embeds_mask: FloatArray | None = None
     true_cfg_scale: float = 4.0
-    max_sequence_length: int = TOKENS
 
     def check(self) -> None:
         """See `PromptInputs.check`."""
@@ -76,13 +82,28 @@ class QwenImagePromptInputs(PromptInputs):
                 expected = f"{name} too" if embeddings is None else f"its {embeddings.shape[:2]}"
                 raise InputError(f"{name}_mask: got shape {np.shape(mask)}, expected {expected}")
         check_number("true_cfg_scale", self.true_cfg_scale, 0)
-        check_number("max_sequence_length", self.max_sequence_length, 1, _MOST_TOKENS, whole=True)
 
     @property
     def guided(self) -> bool:
         """True if the transformer runs for a negative prompt. diffusers: `do_true_cfg` of `QwenImagePipeline`."""
         negative = self.negative_prompt is not None or self.negative_prompt_embeds is not None
         return self.true_cfg_scale > 1 and negative
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class QwenImagePromptInputs(TrueGuidancePromptInputs):
+    """The texts of one call.
+
+    Attributes:
+        max_sequence_length: Tokens of a prompt, from which longer ones are cut off.
+    """
+
+    max_sequence_length: int = TOKENS
+
+    def check(self) -> None:
+        """See `PromptInputs.check`."""
+        TrueGuidancePromptInputs.check(self)
+        check_number("max_sequence_length", self.max_sequence_length, 1, _MOST_TOKENS, whole=True)
 
 
 def choose_guidance(

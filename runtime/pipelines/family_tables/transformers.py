@@ -71,6 +71,12 @@ TRANSFORMER_FAMILIES = (
         exporter="diffoundry.exporter.families.qwen_image:LAYERED",
     ),
     FamilyEntry(
+        name="qwen_image_21",
+        classes={"QwenImage21Pipeline": PipelineClass("image_conditioning")},
+        runtime="diffoundry.runtime.pipelines.families.qwen_image_21:QwenImage21",
+        exporter="diffoundry.exporter.families.qwen_image:VERSION_2_1",
+    ),
+    FamilyEntry(
         name="lumina2",
         classes={"Lumina2Pipeline": PipelineClass("text_to_image")},
         runtime="diffoundry.runtime.pipelines.families.lumina2:Lumina2",

@@ -14,6 +14,7 @@ from diffoundry.runtime.pipelines.tasks.controlnet_inpainting import ControlNetI
 from diffoundry.runtime.pipelines.tasks.depth_to_image import DepthToImage
 from diffoundry.runtime.pipelines.tasks.editing import Editing
 from diffoundry.runtime.pipelines.tasks.fill import Fill
+from diffoundry.runtime.pipelines.tasks.image_conditioning import ImageConditioning
 from diffoundry.runtime.pipelines.tasks.image_to_image import ImageToImage
 from diffoundry.runtime.pipelines.tasks.inpainting import Inpainting
 from diffoundry.runtime.pipelines.tasks.instruction import Instruction
@@ -46,6 +47,7 @@ TASKS: tuple[type[Task], ...] = (
     LayerDecomposition,
     Reference,
     Editing,
+    ImageConditioning,
     TextToImage,
 )
 """Those with more required arguments come first."""

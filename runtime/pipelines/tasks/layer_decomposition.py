@@ -9,7 +9,7 @@ import numpy as np
 from diffoundry.runtime.checks.arguments import check_number
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import check_pil
-from diffoundry.runtime.images.postprocess import to_pil
+from diffoundry.runtime.images.postprocess import postprocess
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.flux_transformer_2d import PATCH
 from diffoundry.runtime.models.protocols import FloatArray
@@ -109,9 +109,7 @@ class LayerDecomposition(Task):
         images, channels, _, width = latents.shape
         apart = latents.reshape(images, channels, self.layers + 1, -1, width)[:, :, 1:]
         apart = apart.swapaxes(1, 2).reshape(images * self.layers, channels, -1, width)
-        sample = vae.decode(vae.denormalize(apart))
-        pixels = np.clip(sample * 0.5 + 0.5, 0, 1).transpose(0, 2, 3, 1).astype(np.float32)
-        return (to_pil(pixels) if output_type == "pil" else pixels), None
+        return postprocess(vae.decode(vae.denormalize(apart)), output_type, len("RGBA")), None
 
     def _pixels(self, height: int, width: int) -> FloatArray:
         """Return the image as the VAE takes it, float32 (1, 4, H, W) in -1..1, resized as diffusers does."""

@@ -21,7 +21,7 @@ from tiny_auraflow import make_auraflow
 from tiny_chroma import make_chroma
 from tiny_hunyuan_dit import make_hunyuan_dit
 from tiny_lumina2 import make_lumina2
-from tiny_qwen_image import make_qwen_image, make_qwen_image_edit, make_qwen_image_layered
+from tiny_qwen_image import make_qwen_image, make_qwen_image_21, make_qwen_image_edit, make_qwen_image_layered
 from tiny_z_image import make_z_image
 
 from diffoundry.calibration.quality import Budget
@@ -102,6 +102,13 @@ KINDS = {
         side=64,
         settings=EDITING,
         sized=False,
+    ),
+    "qwen-image-21": Kind(
+        make=make_qwen_image_21,
+        parts=CHANGE | {"image_encoder"},
+        side=64,
+        settings=TRUE_GUIDANCE,
+        shapes={"rotary_cos": (2, 4, 4, 8), "text_cos": (512, 8)},
     ),
     "qwen-image-layered": Kind(
         make=make_qwen_image_layered,
