@@ -1,8 +1,10 @@
 """Adds inputs for adapters to a graph: a low-rank branch beside each layer, and rows behind the table of tokens."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as changed
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -44,8 +46,8 @@ class TakeAdapters(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Open every layer of the graph that can take an adapter."""
         layers = _layer_nodes(model.graph)
-        for module, node in layers.items():
-            _add_branch(model.graph, module, node)
+        for module, nodes in layers.items():
+            _add_branches(model.graph, module, nodes)
         table = _table_node(model.graph)
         if table is not None:
             _add_rows(model.graph, *table)
@@ -55,7 +57,7 @@ class TakeAdapters(ir.passes.InPlacePass):
 def layers_of(graph: ir.Graph) -> AdapterSpec:
     """Describe the layers that `TakeAdapters` will open, with the shapes that torch has. The target names the files."""
     layers = {}
-    for module, node in _layer_nodes(graph).items():
+    for module, (node, *_) in _layer_nodes(graph).items():
         shape = _weight_shape(node)
         layers[module] = shape[::-1] if _is_turned(node) else shape
     spec = AdapterSpec(files=(), layers=layers)
@@ -70,14 +72,14 @@ def layers_of(graph: ir.Graph) -> AdapterSpec:
 def layer_weights(graph: ir.Graph) -> dict[str, tuple[str, bool]]:
     """Layer to the initializer that is its weight, and whether that has the axes (in, out), where torch has (out, in).
 
-    Without those that are quantized or that several nodes read.
+    Without those that are quantized or that nodes of other layers read too.
     """
     found = {}
-    for module, node in _layer_nodes(graph).items():
-        weight = node.inputs[1]
+    for module, nodes in _layer_nodes(graph).items():
+        weight = nodes[0].inputs[1]
         assert weight is not None
-        if weight.producer() is None and len(weight.uses()) == 1:
-            found[module] = str(weight.name), _is_turned(node)
+        if weight.producer() is None and len(weight.uses()) == len(nodes):
+            found[module] = str(weight.name), _is_turned(nodes[0])
     return found
 
 
@@ -90,18 +92,24 @@ def adapter_path(graph: Path) -> Path:
     return graph.with_name(f"{graph.stem}.adapters.onnx")
 
 
-def _layer_nodes(graph: ir.Graph) -> dict[str, ir.Node]:
-    """Module to its node, of all linear layers and convolutions over all channels."""
-    found: dict[str, ir.Node] = {}
-    twice = set()
+def _layer_nodes(graph: ir.Graph) -> dict[str, list[ir.Node]]:
+    """Module to its nodes, of all linear layers and convolutions over all channels.
+
+    A layer that runs several times has as many nodes, all of the same weight. A module of several weights is none.
+    """
+    found: dict[str, list[ir.Node]] = {}
     for node in graph:
         module = node.metadata_props.get(_MODULE)
-        if module is None or node.domain or not _is_layer(node):
-            continue
-        if module in found:
-            twice.add(module)
-        found[module] = node
-    return {module: node for module, node in found.items() if module not in twice}
+        if module is not None and not node.domain and _is_layer(node):
+            found.setdefault(module, []).append(node)
+    return {module: nodes for module, nodes in found.items() if len({_form(node) for node in nodes}) == 1}
+
+
+def _form(node: ir.Node) -> tuple[str, ir.Value | None, bool]:
+    """Return the operator, the stored weight, and whether it is turned."""
+    weight = node.inputs[1]
+    producer = None if weight is None else weight.producer()
+    return node.op_type, weight if producer is None else producer.inputs[0], _is_turned(node)
 
 
 def _is_layer(node: ir.Node) -> bool:
@@ -157,8 +165,10 @@ def _new_input(
     return cast.outputs[0], [cast]
 
 
-def _add_branch(graph: ir.Graph, module: str, node: ir.Node) -> None:
-    x, y = node.inputs[0], node.outputs[0]
+def _add_branches(graph: ir.Graph, module: str, nodes: Sequence[ir.Node]) -> None:
+    """Add inputs for a layer, and a branch to each of its nodes, which are in the order of the graph."""
+    node = nodes[0]
+    x = node.inputs[0]
     assert x is not None
     rank, shape = f"{module}.rank", _weight_shape(node)
     if node.op_type == "Conv":
@@ -172,17 +182,27 @@ def _add_branch(graph: ir.Graph, module: str, node: ir.Node) -> None:
         operator, attributes = "MatMul", {}
     down, first = _new_input(graph, f"{module}.lora_A", down_shape, x)
     up, second = _new_input(graph, f"{module}.lora_B", up_shape, x)
-    narrow = ir.node(operator, [x, down], attributes, name=f"{module}/lora_A")
-    wide = ir.node(operator, [narrow.outputs[0], up], name=f"{module}/lora_B")
-    total = ir.node("Add", [y, wide.outputs[0]], name=f"{module}/lora")
-    name = y.name
+    graph.insert_before(node, (*first, *second))
+    for index, one in enumerate(nodes):
+        ending = f".{index}" if index else ""
+        _add_branch(graph, f"{module}{ending}", one, (operator, attributes), (down, up))
+
+
+def _add_branch(
+    graph: ir.Graph, name: str, node: ir.Node, kind: tuple[str, Mapping[str, Any]], factors: tuple[ir.Value, ir.Value]
+) -> None:
+    x, y = node.inputs[0], node.outputs[0]
+    narrow = ir.node(kind[0], [x, factors[0]], dict(kind[1]), name=f"{name}/lora_A")
+    wide = ir.node(kind[0], [narrow.outputs[0], factors[1]], name=f"{name}/lora_B")
+    total = ir.node("Add", [y, wide.outputs[0]], name=f"{name}/lora")
+    output = y.name
     for value, ending in ((y, "_base"), (narrow.outputs[0], "_narrow"), (wide.outputs[0], "_wide")):
-        value.name, value.type = f"{name}{ending}", y.type
+        value.name, value.type = f"{output}{ending}", y.type
     result = total.outputs[0]
-    result.name, result.type, result.shape, wide.outputs[0].shape = name, y.type, y.shape, y.shape
+    result.name, result.type, result.shape, wide.outputs[0].shape = output, y.type, y.shape, y.shape
     ir.convenience.replace_all_uses_with(y, result, replace_graph_outputs=True)
     total.replace_input_with(0, y)
-    graph.insert_after(node, (*first, *second, narrow, wide, total))
+    graph.insert_after(node, (narrow, wide, total))
 
 
 def _add_rows(graph: ir.Graph, module: str, node: ir.Node) -> None:

@@ -139,7 +139,8 @@ class QwenImage21Module(TransformerModule):
         later = (order[None, :] - limits[:, None]).clamp(0.0, 1.0)
         padding = functional.pad(1.0 - mask, (0, reference_order.shape[0]))[:, None, None, :]
         angles = _pairs(torch.cat([text_cos, reference_cos])[None], torch.cat([text_sin, reference_sin])[None])
-        clean = network.time_text_embed(torch.zeros(1), states)
+        # No constant, whose layers would be folded and have no LoRAs.
+        clean = network.time_text_embed(text_order[:1] * 0.0, states)
         return _Part(states, angles, (padding + later) * _HIDDEN, self._numbers(clean))
 
     def _numbers(self, embedded: torch.Tensor) -> tuple[torch.Tensor, ...]:

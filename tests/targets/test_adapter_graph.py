@@ -30,6 +30,16 @@ HALF = """
 <ir_version: 10, opset_import: ["": 23]>
 g (float16[n, t, 6] x, float16[6, 4] w) => (float16[n, t, 4] y) { y = MatMul (x, w) }
 """
+TWICE = """
+<ir_version: 10, opset_import: ["": 23]>
+g (float[n, t, 6] x, float[6, 4] w) => (float[n, t, 4] y)
+{ d = Add (x, x) m = MatMul (x, w) o = MatMul (d, w) y = Sub (o, m) }
+"""
+OTHERS = """
+<ir_version: 10, opset_import: ["": 23]>
+g (float[n, t, 6] x, float[6, 4] w, float[6, 4] v) => (float[n, t, 4] y)
+{ m = MatMul (x, w) o = MatMul (x, v) y = Sub (o, m) }
+"""
 TABLE = """
 <ir_version: 10, opset_import: ["": 23]>
 g (int32[n, t] x, float[5, 3] w) => (float[n, t, 3] y) { y = Gather <axis = 0> (w, x) }
@@ -46,12 +56,14 @@ WEIGHTS = {
     CONV: {"w": RANDOM.standard_normal((4, 6, 3, 3)).astype("f"), "b": RANDOM.standard_normal(4).astype("f")},
     INT8: {"w": RANDOM.integers(-127, 127, (6, 4), np.int8), "s": np.full(4, 0.01, "f")},
     HALF: {"w": RANDOM.standard_normal((6, 4)).astype(np.float16)},
+    TWICE: {"w": RANDOM.standard_normal((6, 4)).astype("f")},
+    OTHERS: dict.fromkeys("wv", np.ones((6, 4), "f")),
     TABLE: {"w": RANDOM.standard_normal((5, 3)).astype("f")},
     GROUPS: {"w": np.ones((6, 1, 1, 1), "f")},
 }
 X = {"x": RANDOM.standard_normal((2, 5, 6)).astype("f")}
 IMAGE = {"x": RANDOM.standard_normal((2, 6, 7, 8)).astype("f")}
-FEEDS = {LINEAR: X, GEMM: {"x": X["x"][0]}, CONV: IMAGE, INT8: X, HALF: {"x": X["x"].astype(np.float16)}}
+FEEDS = {LINEAR: X, GEMM: {"x": X["x"][0]}, CONV: IMAGE, INT8: X, HALF: {"x": X["x"].astype(np.float16)}, TWICE: X}
 
 
 def graph_of(text, changed=None):
@@ -78,7 +90,7 @@ def run(model, feeds):
     return onnxruntime.InferenceSession(text, options, providers=["CPUExecutionProvider"]).run(None, feeds)[0]
 
 
-@pytest.mark.parametrize("text", FEEDS, ids=["MatMul", "Gemm", "Conv", "int8", "fp16"])
+@pytest.mark.parametrize("text", FEEDS, ids=["MatMul", "Gemm", "Conv", "int8", "fp16", "twice"])
 def test_a_branch_is_the_change_of_the_weight(text):
     before = run(graph_of(text), FEEDS[text])
     model = graph_of(text)
@@ -98,8 +110,8 @@ def test_a_branch_is_the_change_of_the_weight(text):
         expected = before + FEEDS[text]["x"] @ change.T
     else:
         weight = WEIGHTS[text]["w"]
-        new = weight.T + change if text in (LINEAR, HALF) else weight + change
-        new = new.T if text in (LINEAR, HALF) else new
+        new = weight.T + change if text in (LINEAR, HALF, TWICE) else weight + change
+        new = new.T if text in (LINEAR, HALF, TWICE) else new
         expected = run(graph_of(text, {"w": new.astype(weight.dtype)}), FEEDS[text])
     got = run(model, {**FEEDS[text], "layer.lora_A": turn(down), "layer.lora_B": turn(up)})
     np.testing.assert_allclose(got, expected, atol=3e-2 if text == HALF else 2e-5)
@@ -118,9 +130,10 @@ def test_rows_behind_a_table():
 
 
 def test_what_is_no_layer_stays():
-    model = graph_of(GROUPS)
-    assert not layers_of(model.graph).layers
-    assert not TakeAdapters()(model).modified
+    for text in (GROUPS, OTHERS):
+        model = graph_of(text)
+        assert not layers_of(model.graph).layers
+        assert not TakeAdapters()(model).modified
     unnamed = graph_of(LINEAR)
     for node in unnamed.graph:
         node.metadata_props.clear()

@@ -186,7 +186,7 @@ class Flux2KleinKV(Flux2Klein):
 
     ignored_args: ClassVar[tuple[str, ...]] = ("guidance_scale", "negative_prompt", "negative_prompt_embeds")
 
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"editing": {"num_inference_steps": 4}}
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"editing": {"num_inference_steps": 4, "guidance_scale": 1.0}}
     tasks: ClassVar[tuple[str, ...] | None] = ("editing",)
 
     def __init__(self, session: EngineSession) -> None:

@@ -61,7 +61,9 @@ class QwenImage21(Family):
     """
 
     Inputs: ClassVar[type[PromptInputs]] = QwenImage21PromptInputs
-    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"image_conditioning": {"num_inference_steps": 40}}
+    defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "image_conditioning": {"num_inference_steps": 40, "guidance_scale": 1.0}
+    }
     begin_index: ClassVar[int | None] = 0
     even_sigmas: ClassVar[bool] = True
     scales_latents: ClassVar[bool] = False
@@ -80,7 +82,7 @@ class QwenImage21(Family):
         self.sample_sigmas = _read_sigmas(session.bundle.model_index)
         if self.sample_sigmas:
             given = {"num_inference_steps": len(self.sample_sigmas), "sigmas": list(self.sample_sigmas)}
-            self.defaults = {"image_conditioning": given}  # type: ignore[misc]  # of this checkpoint
+            self.defaults = {name: {**known, **given} for name, known in self.defaults.items()}  # type: ignore[misc]  # of this checkpoint
 
     def _read_system_message(self, session: EngineSession) -> tuple[str, int]:
         """Return the text before that of the user, and its number of tokens in the checkpoint's chat template."""

@@ -17,7 +17,7 @@ from diffoundry.runtime.pipelines.tasks.source_images import image_size, read_im
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Editing", "read_reference"]
+__all__ = ["Editing", "check_guidance", "read_reference"]
 
 _LEAST_SIDE, _LARGEST_RATIO = 64, 8
 """Of an image. diffusers: `Flux2ImageProcessor.check_image_input`."""
@@ -41,8 +41,9 @@ class Editing(Task):
 
     image: "Image | Sequence[Image] | None" = None
 
-    def check(self, inputs: CommonInputs, family: Family) -> None:  # noqa: ARG002
+    def check(self, inputs: CommonInputs, family: Family) -> None:
         """See `Task.check`."""
+        check_guidance(inputs, family)
         if self.image is not None and not self._images():
             raise InputError("image: got an empty list, expected at least one image; leave it out to use none")
         for image in self._images():
@@ -71,6 +72,19 @@ class Editing(Task):
         if image is None:
             return []
         return list(image) if isinstance(image, Sequence) else [image]
+
+
+def check_guidance(inputs: CommonInputs, family: Family) -> None:
+    """Refuse a guidance scale where diffusers' class takes none.
+
+    Raises:
+        InputError: As said.
+    """
+    if "guidance_scale" in getattr(family, "ignored_args", ()) and inputs.guidance_scale > 1:
+        raise InputError(
+            f"guidance_scale: got {inputs.guidance_scale:g}, expected none: this checkpoint is not guided by it; leave "
+            f"it out"
+        )
 
 
 def _check(image: Any) -> None:

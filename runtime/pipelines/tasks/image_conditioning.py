@@ -15,6 +15,7 @@ from diffoundry.runtime.models.qwen_image_transformer_2d import reference_name
 from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
+from diffoundry.runtime.pipelines.tasks.editing import check_guidance
 from diffoundry.runtime.pipelines.tasks.prompt_editing import area_size
 from diffoundry.runtime.pipelines.tasks.schedule import start_at_index
 from diffoundry.runtime.pipelines.tasks.source_images import fill_batch
@@ -49,6 +50,7 @@ class ImageConditioning(Task):
 
     def check(self, inputs: CommonInputs, family: Family) -> None:
         """See `Task.check`."""
+        check_guidance(inputs, family)
         if self.image is not None and not self._images():
             raise InputError("image: got an empty list, expected at least one image; leave it out to use none")
         check_pil(self._images(), "image")

@@ -94,11 +94,11 @@ def _cut(model: ov.Model, kept: Mapping[str, Array]) -> None:
     }
     for name, parameter in idle.items():
         if not name.endswith(_FIRST):  # its branch goes with that of the second factor
-            (branch,) = consumers(parameter.output(0))
-            (join,) = consumers(branch.output(0))
-            # Select(is new, new, own) of a table; Add(y, branch) of a layer, either way round
-            others = [value for value in join.input_values() if value != branch.output(0)]
-            replace(join.output(0), others[-1], rename=False)
+            for branch in consumers(parameter.output(0)):  # several of a layer that runs several times
+                (join,) = consumers(branch.output(0))
+                # Select(is new, new, own) of a table; Add(y, branch) of a layer, either way round
+                others = [value for value in join.input_values() if value != branch.output(0)]
+                replace(join.output(0), others[-1], rename=False)
     for parameter in idle.values():
         model.remove_parameter(parameter)
     model.validate_nodes_and_infer_types()

@@ -170,6 +170,8 @@ def test_references_that_see_themselves_alone_are_those_of_a_cache(exported, sys
     assert pipeline.family.defaults["editing"]["num_inference_steps"] == 4
     for case in ({}, {"image": OTHER}, {"prompt": TWO, "image": [OTHER, BAND], "num_images_per_prompt": 2}):
         compare(pipeline, reference, **case)
+    with pytest.raises(InputError, match="guidance_scale: got 3, expected none: this checkpoint is not guided by it"):
+        pipeline.start("a cat", guidance_scale=3.0)
 
 
 def test_a_distilled_transformer_is_never_guided(ours, theirs, monkeypatch):

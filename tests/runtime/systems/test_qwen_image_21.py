@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 from language_models import VISION_CHAT_TEMPLATE
 from PIL import Image
+from safetensors.torch import save_file
 from system_pair import compare_system
 from tiny_qwen_image import make_qwen_image_21
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights
@@ -145,6 +146,7 @@ ERRORS = {
     "an array": ({"image": np.zeros((64, 64, 4))}, "image: got ndarray, expected PIL images"),
     "a small resolution": ({"output_resolution": 16}, "output_resolution: got 16, expected a whole number"),
     "half a resolution": ({"output_resolution": 64.5}, "output_resolution: got 64.5, expected a whole number"),
+    "a guidance scale": ({"guidance_scale": 3.0}, "guidance_scale: got 3, expected none: this checkpoint is not"),
     "an odd size": ({"height": 80}, "height: got 80, expected a multiple of 32"),
     "hidden states": (
         {"prompt": None, "prompt_embeds": EMBEDS, "image": TALL, "output_resolution": 96},
@@ -248,3 +250,25 @@ def test_other_vaes_are_refused(folder, tmp_path):
         _change(other / "vae" / "config.json", name, value)
         with pytest.raises(ConfigError, match=f"vae/config.json: field '{name}': got .*, expected {words}"):
             open_checkpoint(str(other))
+
+
+def test_loras_change_both_parts_of_the_sequence(exported, folder, tmp_path):
+    """A layer that text and result share is changed for both, and comes back as it was."""
+    theirs, random = reference_pipeline(open_checkpoint(str(folder))), torch.Generator().manual_seed(0)
+    named = {}
+    layers = {name: one for name, one in theirs.transformer.named_modules() if isinstance(one, torch.nn.Linear)}
+    for name, layer in layers.items():
+        named[f"transformer.{name}.lora_A.weight"] = torch.randn((2, layer.in_features), generator=random) / 4
+        named[f"transformer.{name}.lora_B.weight"] = torch.randn((layer.out_features, 2), generator=random) * 0.1
+    save_file(named, tmp_path / "style.safetensors")
+    theirs.load_lora_weights(str(tmp_path / "style.safetensors"))
+    for target in ("onnxruntime", "openvino"):
+        pipe = load(exported(folder, target="onnxruntime,openvino"), target=target)
+        settings = {**SMALL, "num_inference_steps": 2, "seed": 0, "output_type": "latent"}
+        before = pipe("a cat", **settings).images
+        report = pipe.loras.load(tmp_path / "style.safetensors")
+        assert (report.layers, report.unused) == ({"transformer": len(layers)}, ())
+        compare_system(pipe, theirs, **{**FEW, **CASES["three images"]})
+        assert np.abs(pipe("a cat", **settings).images - before).max() > 0.03
+        pipe.loras.unload()
+        np.testing.assert_array_equal(pipe("a cat", **settings).images, before)
