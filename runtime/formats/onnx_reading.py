@@ -24,6 +24,9 @@ FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16
 _WIDE = (7, 11, 13)
 """Types with 8 bytes a number: INT64, DOUBLE, UINT64. Others take 4 at most; a CPU computes halves as float32."""
 
+_BITS = {2: 8, 3: 8, 17: 8, 21: 4, 22: 4}
+"""Bits of UINT8, INT8, FLOAT8E4M3FN, UINT4 and INT4, in which weights stay in an open graph."""
+
 
 @dataclass(kw_only=True, slots=True)
 class GraphNode:
@@ -60,6 +63,7 @@ class GraphFields:
         nodes: Those that depend on an input.
         constants: Outputs of the others, to their node.
         weights: Names of stored tensors, to their place and their bytes in memory.
+        held: Bytes of all stored tensors in an open graph: those of eight bits and less stay as they are.
         values: Values with types.
         inputs, outputs: Names of values.
         others: All else, such as the graph's name.
@@ -69,6 +73,7 @@ class GraphFields:
     nodes: list[GraphNode] = field(default_factory=list)
     constants: dict[str, GraphNode] = field(default_factory=dict)
     weights: dict[str, tuple[Field, int]] = field(default_factory=dict)
+    held: int = 0
     values: dict[str, GraphValue] = field(default_factory=dict)
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
@@ -107,8 +112,9 @@ def read_graph(data: Data, message: Field) -> GraphFields:
         if one.number == _NODE:
             nodes.append(_read_node(data, one, graph))
         elif one.number == _INITIALIZER:
-            name, size = _read_tensor(data, one)
+            name, size, held = _read_tensor(data, one)
             graph.weights[name] = one, size
+            graph.held += held
         elif one.number in (_INPUT, _OUTPUT, _VALUE):
             value = _read_value(data, one)
             graph.values[value.name] = value
@@ -142,8 +148,8 @@ def _read_node(data: Data, place: Field, graph: GraphFields) -> GraphNode:
     return node
 
 
-def _read_tensor(data: Data, place: Field) -> tuple[str, int]:
-    """Return the name of a tensor and its bytes in memory."""
+def _read_tensor(data: Data, place: Field) -> tuple[str, int, int]:
+    """Return the name of a tensor, its bytes as float32 at least, and its bytes in an open graph."""
     name, sides, kind = "", [], 1
     for one in fields(data, place.first, place.last):
         if one.number == _TENSOR_NAME:
@@ -152,7 +158,9 @@ def _read_tensor(data: Data, place: Field) -> tuple[str, int]:
             sides += numbers(data, one)
         elif one.number == _TENSOR_TYPE:
             kind = numbers(data, one)[0]
-    return name, math.prod(sides) * (8 if kind in _WIDE else 4)
+    count = math.prod(sides)
+    size = count * (8 if kind in _WIDE else 4)
+    return name, size, -(-count * _BITS[kind] // 8) if kind in _BITS else size
 
 
 def _read_value(data: Data, place: Field) -> GraphValue:

@@ -14,7 +14,10 @@ from diffoundry.runtime.formats.onnx_reading import GraphValue
 __all__ = ["PieceSession", "Session", "open_session"]
 
 _ONCE = 1.1
-"""Memory of the weights of an open session in sizes of the weights: each is stored or in the kernels' layout."""
+"""Memory of the weights of an open session in sizes of the weights: each is stored or in the kernels' layout.
+
+Integers are not unfolded: ONNX Runtime keeps DequantizeLinear of a weight, and the floats of one at a time.
+"""
 
 
 class Session(Protocol):
@@ -87,7 +90,7 @@ class PieceSession:
     @property
     def whole_memory(self) -> int:
         """Bytes that the weights of the whole graph take while it is open."""
-        return int(_ONCE * self._graph.weights)
+        return int(_ONCE * self._graph.held)
 
     def get_inputs(self) -> tuple[GraphValue, ...]:
         """See `Session.get_inputs`."""
