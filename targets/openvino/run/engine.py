@@ -270,7 +270,8 @@ class OpenVinoEngine(Closeable):
                 return RequestPool(self._compiled(model), self.outputs, weights)
             in_pieces = replace(state.transform, winograd=False, feeds=False)  # a piece has its weights in memory
             self.metadata |= in_pieces(model, sizes)[0]
-            return PieceRequests(model, self.outputs, self._compiled, self._path.parent.resolve(), most)
+            folder, compressed = self._path.parent.resolve(), state.transform.feeds
+            return PieceRequests(model, self.outputs, self._compiled, folder, most, compressed=compressed)
         except (RuntimeError, ValueError) as error:
             raise self._refused(error) from error
 

@@ -20,6 +20,13 @@ _LAYOUT = ("Concat", "Convert", "Reshape", "Slice", "Split", "Squeeze", "Transpo
 """Operators that only arrange numbers. What they make may cross a cut. A product may be fused with its only reader."""
 
 
+_OPEN = 2
+"""Memory of the weights of an open model in sizes of the weights: in the mapped file, and in the kernels' layout.
+
+Measured for Stable Diffusion 1.5's UNet without Winograd's form: 1.85 in fp32, 1.95 in int8-weights.
+"""
+
+
 def weight_bytes(model: ov.Model) -> int:
     """Return the bytes of the constants of a model, as float32."""
     return sum(_bytes(node) for node in model.get_ops() if node.get_type_name() == "Constant")
@@ -61,6 +68,8 @@ class PieceRequests:
         compiled: Callable[[ov.Model], ov.CompiledModel],
         folder: Path,
         most: int,
+        *,
+        compressed: bool,
     ) -> None:
         """Cut the model. Nothing is compiled yet.
 
@@ -70,9 +79,10 @@ class PieceRequests:
             compiled: Compiles a model.
             folder: Of the file with the weights, without links.
             most: Bytes of weights that a piece has at most, as float32, where the model can be cut so often.
+            compressed: True if weights in integers stay so while the whole model is open.
         """
         self._compiled, self._folder = compiled, folder
-        self.whole_memory = WHOLE * weight_bytes(model)
+        self.whole_memory = _OPEN * (_stored_bytes(model) if compressed else weight_bytes(model))
         cutter = _Cutter(model)
         sources = [_name(result.input_value(0)) for result in model.get_results()]
         self._outputs = dict(zip([spec.name for spec in outputs], sources, strict=True))
@@ -215,6 +225,12 @@ def _name(value: ov.Output) -> str:
 
 def _is_output(value: ov.Output) -> bool:
     return any(target.get_node().get_type_name() == "Result" for target in value.get_target_inputs())
+
+
+def _stored_bytes(model: ov.Model) -> int:
+    """Return the bytes of the constants of a model: integers of eight bits and less as they are, others as float32."""
+    constants = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
+    return sum(node.get_byte_size() if node.get_element_type().bitwidth <= 8 else _bytes(node) for node in constants)
 
 
 def _bytes(node: ov.Node) -> int:

@@ -1,10 +1,16 @@
 """Pieces of a model compute its numbers, for inputs that are left out and sizes of their own, too."""
 
-import numpy as np
-import pytest
+from pathlib import Path
 
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset13 as ops
+
+from diffoundry.runtime.bundle.specs import TensorSpec
 from diffoundry.runtime.engines.protocol import run_checked
 from diffoundry.runtime.errors import EngineError
+from diffoundry.targets.openvino.run.pieces import PieceRequests
 
 TOLERANCE = 2e-5
 """Relative to the largest value: float32, with kernels that OpenVINO chooses for each model."""
@@ -30,3 +36,14 @@ def test_the_numbers_of_the_whole_model(open_engine, feeds_for, buckets):
     split.close()
     with pytest.raises(EngineError, match="closed"):
         split.run({})
+
+
+@pytest.mark.parametrize(("compressed", "width"), [(True, 1), (False, 4)])
+def test_the_whole_model_holds_weights_in_its_file_and_in_its_layout(compressed, width):
+    x = ops.parameter([2, 6], ov.Type.f32)
+    floats = ops.convert(ops.constant(np.ones((6, 5), np.int8)), "f32")
+    scaled = ops.multiply(floats, ops.constant(np.ones((1, 5), np.float32)))
+    model = ov.Model([ops.result(ops.matmul(x, scaled, False, False))], [x])
+    outputs = [TensorSpec(name="y", dtype="float32", shape=(2, 5))]
+    pieces = PieceRequests(model, outputs, lambda _: None, Path(), 1 << 20, compressed=compressed)
+    assert pieces.whole_memory == 2 * (width * 6 * 5 + 4 * 5)
