@@ -10,7 +10,7 @@ import onnxruntime as ort
 
 from diffoundry.runtime.bundle.specs import EngineSpec, TensorSpec
 from diffoundry.runtime.engines.idle_inputs import GraphSwitch
-from diffoundry.runtime.engines.memory import trim
+from diffoundry.runtime.engines.memory import free_at_once, trim
 from diffoundry.runtime.engines.protocol import AdapterWeights, Array, Closeable, EngineOptions, closed_error
 from diffoundry.runtime.errors import DiffoundryError, EngineError
 from diffoundry.runtime.formats.onnx_locations import check_graph_files
@@ -250,8 +250,9 @@ def _hold_weights_once(settings: ort.SessionOptions) -> None:
     """Hold weights in integers once, and floats only while they are read.
 
     A packed weight is a second one: ONNX Runtime 1.31 keeps the one that it packed. Its arena would keep the floats of
-    convolutions for the next call, and what a call took beside them.
+    convolutions for the next call, and what a call took beside them. glibc would keep them, too.
     """
+    free_at_once()
     settings.add_session_config_entry("session.disable_prepacking", "1")
     settings.enable_cpu_mem_arena = False
 

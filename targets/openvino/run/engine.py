@@ -13,6 +13,7 @@ from diffoundry.runtime.bundle.specs import EngineSpec
 from diffoundry.runtime.bundle.symbolic_sizes import resolve, solve
 from diffoundry.runtime.engines.cutting import piece_limit
 from diffoundry.runtime.engines.idle_inputs import GraphSwitch
+from diffoundry.runtime.engines.memory import free_at_once
 from diffoundry.runtime.engines.protocol import AdapterWeights, Array, Closeable, EngineOptions, closed_error
 from diffoundry.runtime.errors import EngineError, InputError
 from diffoundry.targets.openvino.import_openvino import ov
@@ -79,6 +80,8 @@ class OpenVinoEngine(Closeable):
         self._by_size = options.device in (None, "cpu") and options.memory is None
         self._switch = GraphSwitch(spec)
         self._transform = LoadTransforms.of(spec, options, floats)
+        if self._transform.feeds:
+            free_at_once()  # a layer's floats, which no other call needs
         if options.memory is not None and options.whole:  # Winograd's weights are four times as large
             self._transform = replace(self._transform, winograd=False)
         self.idle_inputs = self._switch.names

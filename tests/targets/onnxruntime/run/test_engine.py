@@ -78,13 +78,15 @@ def test_threads_reach_the_session(open_engine):
 
 @pytest.mark.parametrize(("precision", "once"), [("fp32", False), ("int8-weights", True), ("int4-weights", True)])
 def test_weights_in_integers_are_held_once(monkeypatch, tmp_path, precision, once):
-    opened = []
+    opened, freed = [], []
+    monkeypatch.setattr(engine_module, "free_at_once", lambda: freed.append(True))
     monkeypatch.setattr(engine_module, "open_session", lambda *args, **_: opened.append(args) or NoSession())
     spec = EngineSpec(target="onnxruntime", precision=precision, files=("unet/model.onnx",), inputs=(), outputs=())
     monkeypatch.setattr(engine_module, "check_graph_files", lambda *_: None)
     OnnxRuntimeEngine(tmp_path / "model.onnx", spec, EngineOptions()).close()
     ((_, settings, *_),) = opened
     assert settings.enable_cpu_mem_arena is not once
+    assert bool(freed) is once
     if once:
         assert settings.get_session_config_entry("session.disable_prepacking") == "1"
 

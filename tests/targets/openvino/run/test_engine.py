@@ -18,6 +18,7 @@ from diffoundry.runtime.engines.protocol import EngineOptions, run_checked
 from diffoundry.runtime.errors import BundleError, EngineError, InputError
 from diffoundry.runtime.native import attention_library
 from diffoundry.targets.openvino.run import devices, feed_weights, fixed_sizes
+from diffoundry.targets.openvino.run import engine as engine_module
 from diffoundry.targets.openvino.run.devices import core
 from diffoundry.targets.openvino.run.engine import OpenVinoEngine
 
@@ -129,10 +130,13 @@ def test_integer_weights_of_convolutions_stay_in_their_file(
     open_engine, feeds_for, monkeypatch, tmp_path, precision, buckets
 ):
     """Every call reads them there, of several threads too, and of a model that was compiled before."""
+    freed = []
+    monkeypatch.setattr(engine_module, "free_at_once", lambda: freed.append(True))
     with open_engine("emoji", "unet", precision, buckets=buckets) as engine:
         assert feed_weights.NOTE not in engine.metadata  # those of emoji are small
         feeds = feeds_for(engine)
         expected = engine.run(feeds)["out_sample"]
+    assert freed == [True]
     monkeypatch.setattr(feed_weights, "_SMALLEST", 1)
     for _ in range(2):
         with open_engine("emoji", "unet", precision, buckets=buckets, cache_dir=tmp_path) as engine:
