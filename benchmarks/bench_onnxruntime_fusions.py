@@ -148,7 +148,8 @@ def _make_optimizer(checkpoint: Checkpoint, asked: argparse.Namespace) -> dict[s
     network = next(inner for inner in module.modules() if hasattr(inner, "set_attn_processor"))
     network.set_attn_processor(AttnProcessor())
     with torch.no_grad():
-        torch.onnx.export(module, f=given, dynamo=False, opset_version=17, **_export_arguments(checkpoint, asked))
+        arguments = _export_arguments(checkpoint, asked)
+        torch.onnx.export(module, f=str(given), dynamo=False, opset_version=17, **arguments)
     del module, network
     options = FusionOptions("unet")
     for fusion in WITHOUT_CPU:
