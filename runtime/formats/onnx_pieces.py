@@ -60,7 +60,8 @@ class OnnxPieces:
         inputs: Inputs of the graph.
         outputs: Outputs of the graph.
         weights: Most bytes of its weights in memory, as float32.
-        held: Bytes of its weights while it is open as a whole: integers of eight bits and less stay as they are.
+        integers: Bytes of its weights of eight bits and less, as they are stored.
+        floats: Bytes of its other weights in memory, as float32.
     """
 
     def __init__(self, path: Path) -> None:
@@ -85,7 +86,7 @@ class OnnxPieces:
         except (ValueError, IndexError, KeyError) as error:
             raise ValueError(f"{path.name} is no ONNX graph") from error
         self.weights = sum(size for _, size in self._graph.weights.values())
-        self.held = self._graph.held
+        self.integers, self.floats = self._graph.integers, self._graph.floats
         self._made = {name: place for place, node in enumerate(self._graph.nodes) for name in node.outputs}
         self._readers: dict[str, list[int]] = {}
         for place, node in enumerate(self._graph.nodes):

@@ -63,7 +63,8 @@ class GraphFields:
         nodes: Those that depend on an input.
         constants: Outputs of the others, to their node.
         weights: Names of stored tensors, to their place and their bytes in memory.
-        held: Bytes of all stored tensors in an open graph: those of eight bits and less stay as they are.
+        integers: Bytes of the stored tensors of eight bits and less, as they are stored.
+        floats: Bytes of the others.
         values: Values with types.
         inputs, outputs: Names of values.
         others: All else, such as the graph's name.
@@ -73,7 +74,8 @@ class GraphFields:
     nodes: list[GraphNode] = field(default_factory=list)
     constants: dict[str, GraphNode] = field(default_factory=dict)
     weights: dict[str, tuple[Field, int]] = field(default_factory=dict)
-    held: int = 0
+    integers: int = 0
+    floats: int = 0
     values: dict[str, GraphValue] = field(default_factory=dict)
     inputs: list[str] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
@@ -112,9 +114,12 @@ def read_graph(data: Data, message: Field) -> GraphFields:
         if one.number == _NODE:
             nodes.append(_read_node(data, one, graph))
         elif one.number == _INITIALIZER:
-            name, size, held = _read_tensor(data, one)
+            name, size, stored = _read_tensor(data, one)
             graph.weights[name] = one, size
-            graph.held += held
+            if stored < size:
+                graph.integers += stored
+            else:
+                graph.floats += size
         elif one.number in (_INPUT, _OUTPUT, _VALUE):
             value = _read_value(data, one)
             graph.values[value.name] = value
@@ -149,7 +154,7 @@ def _read_node(data: Data, place: Field, graph: GraphFields) -> GraphNode:
 
 
 def _read_tensor(data: Data, place: Field) -> tuple[str, int, int]:
-    """Return the name of a tensor, its bytes as float32 at least, and its bytes in an open graph."""
+    """Return the name of a tensor, its bytes as float32 at least, and in an open graph."""
     name, sides, kind = "", [], 1
     for one in fields(data, place.first, place.last):
         if one.number == _TENSOR_NAME:

@@ -14,9 +14,12 @@ from diffoundry.runtime.formats.onnx_reading import GraphValue
 __all__ = ["PieceSession", "Session", "open_session"]
 
 _ONCE = 1.1
-"""Memory of the weights of an open session in sizes of the weights: each is stored or in the kernels' layout.
+"""Memory of the weights of an open session in sizes of the weights: each is stored or in the kernels' layout."""
 
-Integers are not unfolded: ONNX Runtime keeps DequantizeLinear of a weight, and the floats of one at a time.
+_INTEGERS = 1.5
+"""The same for weights in integers, with the floats of the layer that runs.
+
+Stable Diffusion 1.5's UNet in int8-weights took 1.3 times its integers beside the values of a call in pieces.
 """
 
 
@@ -90,7 +93,7 @@ class PieceSession:
     @property
     def whole_memory(self) -> int:
         """Bytes that the weights of the whole graph take while it is open."""
-        return int(_ONCE * self._graph.held)
+        return int(_ONCE * self._graph.floats + _INTEGERS * self._graph.integers)
 
     def get_inputs(self) -> tuple[GraphValue, ...]:
         """See `Session.get_inputs`."""

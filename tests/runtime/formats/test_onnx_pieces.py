@@ -125,7 +125,7 @@ def test_another_file_is_refused(tmp_path, content):
         OnnxPieces(path)
 
 
-def test_integers_are_held_as_they_are_stored(tmp_path):
+def test_integers_are_counted_as_they_are_stored(tmp_path):
     weights = [("w", np.ones((6, 5), np.int8)), ("s", np.ones(5, np.float32)), ("n", np.array([6], np.int64))]
     nodes = [
         helper.make_node("DequantizeLinear", ["w", "s"], ["wide"], axis=1),
@@ -133,5 +133,5 @@ def test_integers_are_held_as_they_are_stored(tmp_path):
     ]
     path = _save(tmp_path / "m.onnx", nodes, [_float("x", 2, 6)], [_float("y", 2, 5)], weights)
     graph = OnnxPieces(path)
-    assert graph.held == 6 * 5 + 4 * 5 + 8
+    assert (graph.integers, graph.floats) == (6 * 5, 4 * 5 + 8)
     assert graph.weights == 4 * (6 * 5 + 5) + 8
