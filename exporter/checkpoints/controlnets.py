@@ -9,6 +9,7 @@ from diffoundry.exporter.checkpoints.component_file import OutsideNetwork
 from diffoundry.exporter.checkpoints.controlnet_file import open_controlnet_file
 from diffoundry.exporter.checkpoints.joined_networks import network_in_folder, own_networks, several_as_one
 from diffoundry.exporter.checkpoints.json_files import read_json
+from diffoundry.exporter.checkpoints.z_image_controlnet_file import Z_IMAGE_CONTROLNET, open_z_image_controlnet_file
 from diffoundry.exporter.components.controlnet import CONTROLNET_CLASS
 from diffoundry.exporter.components.defaults import complete_config
 from diffoundry.exporter.families.lookup import controlnet_class
@@ -107,6 +108,9 @@ def _find(text: str, name: str, root: Path, class_name: str) -> OutsideNetwork:
     link = describe_link(Path(text)) if alias is None else None
     if link is not None:
         raise CheckpointError(f"--controlnet: {text}: {link}")
+    if alias is None and text and Path(text).is_file() and class_name == Z_IMAGE_CONTROLNET:
+        config = complete_config(read_json(root / "transformer" / "config.json"), "ZImageTransformer2DModel")
+        return open_z_image_controlnet_file(text, name, config)
     if alias is None and text and Path(text).is_file():
         unet = root / "unet"
         if not unet.is_dir():
@@ -117,5 +121,6 @@ def _find(text: str, name: str, root: Path, class_name: str) -> OutsideNetwork:
         config = complete_config(read_json(unet / "config.json"), "UNet2DConditionModel")
         return open_controlnet_file(text, name, config)
     folder = alias_folder(alias.folder) if alias is not None and alias.folder is not None else Path(text)
-    others = "an alias, a .safetensors file with a ControlNet, or " if class_name == CONTROLNET_CLASS else ""
+    file = "a .safetensors file with a ControlNet, or "
+    others = f"an alias, {file}" if class_name == CONTROLNET_CLASS else file if class_name == Z_IMAGE_CONTROLNET else ""
     return network_in_folder("--controlnet", text, folder, class_name, others)
