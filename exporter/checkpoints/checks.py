@@ -136,7 +136,7 @@ def check_folder(root: Path, name: str, index: Config) -> None:
         check_tokenizer_files(folder)
     elif name.endswith("scheduler"):
         read_json(folder / "scheduler_config.json")
-    elif name in ("feature_extractor", "image_processor", "processor"):
+    elif name in ("feature_extractor", "image_processor", "processor", "siglip_processor"):
         read_json(folder / "preprocessor_config.json")
         if name == "processor" and "tokenizer" not in index:
             check_tokenizer_files(folder)

@@ -109,6 +109,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
         "dim": 3840,
         "n_heads": 30,
         "cap_feat_dim": 2560,
+        "siglip_feat_dim": None,
         "rope_theta": 256.0,
         "axes_dims": [32, 48, 48],
         "axes_lens": [1024, 512, 512],

@@ -15,7 +15,7 @@ from diffoundry.runtime.models.causal_lm import read_causal_layout
 from diffoundry.runtime.models.roles import DENOISER
 from diffoundry.runtime.models.z_image_transformer_2d import PATCH, read_layout
 
-__all__ = ["z_image_transformer"]
+__all__ = ["describe_transformer", "z_image_transformer"]
 
 _CLASS = "ZImageTransformer2DModel"
 _SOURCE = "transformer"
@@ -31,11 +31,16 @@ def z_image_transformer(tokens: int) -> ComponentKind:
         name=_SOURCE,
         source=_SOURCE,
         classes=(f"diffusers:{_CLASS}",),
-        describe=partial(_describe, tokens=tokens),
+        describe=partial(describe_transformer, tokens=tokens),
     )
 
 
-def _describe(configs: Configs, *, tokens: int) -> Component:
+def describe_transformer(configs: Configs, *, tokens: int) -> Component:
+    """Describe the denoiser of a checkpoint; `tokens` as in `z_image_transformer`.
+
+    Raises:
+        ConfigError: A value of its config does not fit the VAE, the text encoder or the number of tokens.
+    """
     subject = f"{_SOURCE}/config.json"
     factor = parse_size(latent_dims(configs)[0]).divisor
     layout = read_layout(configs[_SOURCE], subject)

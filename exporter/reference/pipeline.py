@@ -4,7 +4,7 @@ import functools
 import inspect
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,6 +43,7 @@ __all__ = [
     "control_names",
     "example_inputs",
     "example_scale",
+    "image_latents",
     "network",
     "quiet_libraries",
     "reference_arguments",
@@ -84,6 +85,8 @@ def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float3
     taken = inspect.signature(kind.__init__).parameters
     pipeline = kind(**{name: part for name, part in parts.items() if part is not None or name in taken})
     pipeline.set_progress_bar_config(disable=True)
+    if isinstance(pipeline, diffusers.ZImageOmniPipeline):
+        pipeline.prepare_image_latents = functools.partial(image_latents, pipeline.vae)
     if hasattr(pipeline, "processor"):
         pipeline.text_encoder.register_forward_pre_hook(mark_images, with_kwargs=True)
     if _projections(pipeline) and pipeline.feature_extractor is None:  # as `load_ip_adapter` does it
@@ -91,6 +94,24 @@ def reference_pipeline(checkpoint: Checkpoint, dtype: torch.dtype = torch.float3
         extractor = transformers.CLIPImageProcessor(size=side, crop_size=side)
         pipeline.register_modules(feature_extractor=extractor)
     return pipeline
+
+
+def image_latents(
+    vae: Any,
+    images: Sequence[torch.Tensor],
+    batch_size: int,
+    device: Any,  # noqa: ARG001  # as diffusers passes it
+    dtype: torch.dtype,
+) -> list[list[torch.Tensor]]:
+    """Encode images in the dtype of the VAE.
+
+    `ZImageOmniPipeline.prepare_image_latents` rounds pixels to bfloat16, which a VAE in fp32 refuses.
+    """
+    config, latents = vae.config, []
+    for image in images:
+        mode = vae.encode(image.to(vae.dtype)).latent_dist.mode()[0]
+        latents.append(((mode - config.shift_factor) * config.scaling_factor).unsqueeze(1).to(dtype))
+    return [list(latents) for _ in range(batch_size)]
 
 
 def example_inputs(pipeline: Any) -> tuple[str, ...]:
@@ -383,8 +404,12 @@ def _part(checkpoint: Checkpoint, name: str, entry: Any, dtype: torch.dtype) -> 
         folder = "tokenizer" if "tokenizer" in checkpoint.model_index else name
         tokenizer = open_tokenizer(checkpoint.root / folder, checkpoint.model_index[folder][1])
         return ImageTextProcessor(checkpoint.root / name, tokenizer)
-    if name in ("feature_extractor", "image_processor"):
-        named = {"DPT": transformers.DPTImageProcessor, "Siglip": transformers.SiglipImageProcessor}
+    if name in ("feature_extractor", "image_processor", "siglip_processor"):
+        named = {
+            "DPT": transformers.DPTImageProcessor,
+            "Siglip2": transformers.Siglip2ImageProcessor,
+            "Siglip": transformers.SiglipImageProcessor,
+        }
         kind = next((one for name, one in named.items() if entry[1].startswith(name)), transformers.CLIPImageProcessor)
         return kind.from_pretrained(checkpoint.root / name, local_files_only=True)
     # Not module.to, which diffusers overrides only to warn that some modules might have to stay in fp32.

@@ -82,7 +82,7 @@ _OPTIONS = (
         type=_FILE,
         multiple=True,
         help="Start from this image. May be repeated: one for each PROMPT, or several that "
-        "FLUX.2 and Qwen-Image 2.1 see at once.",
+        "FLUX.2, Qwen-Image 2.1 and Z-Image Omni see at once.",
     ),
     _image("--strength", type=float, help="How much of --image may change, 0 to 1."),
     _image(

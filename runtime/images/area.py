@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 __all__ = ["MAX_AREA", "crop_middle", "limit_area"]
 
 MAX_AREA = 1024 * 1024
-"""Most pixels of an image that FLUX.2 sees."""
+"""Most pixels of an image that FLUX.2 and Z-Image Omni see."""
 
 
-def limit_area(image: "Image") -> "Image":
-    """Return a PIL image of at most `MAX_AREA` pixels, resized with Lanczos where it has more.
+def limit_area(image: "Image", area: int = MAX_AREA) -> "Image":
+    """Return a PIL image as it is, or one of `area` pixels, resized with Lanczos, where it has more than `MAX_AREA`.
 
     diffusers: `Flux2ImageProcessor._resize_to_target_area`.
     """
@@ -21,7 +21,7 @@ def limit_area(image: "Image") -> "Image":
 
     if image.width * image.height <= MAX_AREA:
         return image
-    scale = math.sqrt(MAX_AREA / (image.width * image.height))
+    scale = math.sqrt(area / (image.width * image.height))
     return image.resize((int(image.width * scale), int(image.height * scale)), Resampling.LANCZOS)
 
 

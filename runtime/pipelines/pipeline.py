@@ -142,7 +142,8 @@ class DiffusionPipeline(PipelineInterface):
         scheduler, steps = self._plan(call, shape)
         choose, denoiser = self.family.choose_guidance, self.denoiser
         guidance = choose(common, call.prompts, denoiser) if choose else task.guidance(common, denoiser)
-        options = EncodeOptions(*call.size, common.num_images_per_prompt, guidance.guided, task.from_image, task)
+        sized = common.height is not None and common.width is not None
+        options = EncodeOptions(*call.size, common.num_images_per_prompt, guidance.guided, task.from_image, task, sized)
         condition = self.family.encode(call.prompts, options)
         if call.parts is not None:
             condition = self.parts.extend(call.parts, condition, shape, guidance)

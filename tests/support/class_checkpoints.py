@@ -30,7 +30,7 @@ from tiny_shap_e import NAMES, make_shap_e
 from tiny_vq_diffusion import make_vq_diffusion
 from tiny_wuerstchen import make_wuerstchen_decoder, make_wuerstchen_prior
 from tiny_z_image import NAMES as Z_IMAGE
-from tiny_z_image import make_z_image
+from tiny_z_image import make_z_image, make_z_image_omni
 from unclip_checkpoints import UNCLIP_CHECKPOINTS
 from upscaler_checkpoint import make_latent_upscaler, make_upscaler
 
@@ -165,6 +165,7 @@ _LARGE: Mapping[str, tuple[Callable[[Path], Any], int]] = {
     },
     **{name: (partial(make_chroma, name=name), 16) for name in CHROMA},
     **{name: (partial(make_z_image, name=name), 16) for name in Z_IMAGE},
+    "ZImageOmniPipeline": (make_z_image_omni, 16),
     **{
         name: (partial(make_qwen_image_edit, name=name), 64)
         for name in ("QwenImageEditPipeline", "QwenImageEditPlusPipeline")

@@ -28,7 +28,7 @@ from tiny_shap_e import NAMES, make_shap_e
 from tiny_vq_diffusion import make_vq_diffusion
 from tiny_wuerstchen import make_wuerstchen_decoder, make_wuerstchen_prior
 from tiny_z_image import NAMES as Z_IMAGE
-from tiny_z_image import make_z_image
+from tiny_z_image import make_z_image, make_z_image_omni
 from unclip_checkpoints import UNCLIP_CHECKPOINTS
 from upscaler_checkpoint import make_latent_upscaler, make_upscaler
 
@@ -85,6 +85,7 @@ SYSTEM_TABLES: Mapping[str, _Makers] = {
         **_by_name(make_hunyuan_dit, *(f"HunyuanDiT{form}Pipeline" for form in ("", "ControlNet", "PAG"))),
         **_by_name(make_chroma, *CHROMA),
         **_by_name(make_z_image, *Z_IMAGE),
+        "ZImageOmniPipeline": make_z_image_omni,
         **_by_name(make_pixart, "PixArtAlphaPipeline", "PixArtSigmaPipeline", "PixArtSigmaPAGPipeline"),
         **_by_name(
             partial(make_flux, **DEV),

@@ -26,6 +26,7 @@ class EncodeOptions(NamedTuple):
         guided: True if unconditional rows are needed.
         from_image: True if the run starts from another image.
         task: The task of the call.
+        sized: True if the call names height and width.
     """
 
     height: int
@@ -34,6 +35,7 @@ class EncodeOptions(NamedTuple):
     guided: bool
     from_image: bool
     task: Any = None
+    sized: bool = False
 
 
 class Family:

@@ -19,7 +19,7 @@ from diffoundry.runtime.pipelines.guidance import Condition, Guidance, Unguided
 from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
 from diffoundry.runtime.pipelines.truncated_guidance import TruncatedGuidance
 
-__all__ = ["CHAT", "HIDDEN_STATE", "TOKENS", "ZImage", "ZImagePromptInputs"]
+__all__ = ["CHAT", "HIDDEN_STATE", "TOKENS", "ZImage", "ZImagePromptInputs", "choose_guidance"]
 
 TOKENS = 512
 """Default of diffusers' `max_sequence_length`."""
@@ -64,7 +64,7 @@ class ZImagePromptInputs(PromptInputs):
         check_number("max_sequence_length", self.max_sequence_length, 2, whole=True)
 
 
-def _choose_guidance(inputs: CommonInputs, prompts: ZImagePromptInputs, _denoiser: Denoiser) -> Guidance:
+def choose_guidance(inputs: CommonInputs, prompts: ZImagePromptInputs, _denoiser: Denoiser) -> Guidance:
     """Return the guidance of a call. A scale of 0 is none. diffusers: `ZImagePipeline.__call__`."""
     if inputs.guidance_scale <= 0:
         return Unguided()
@@ -105,7 +105,7 @@ class ZImage(Family):
         self._encoder = CausalLanguageModel(session, hidden_states=(HIDDEN_STATE,), tokens=TOKENS)
         self._chat = self._encoder.chat_prompt()
         self.text_encoders = (self._encoder,)
-        self.choose_guidance = _choose_guidance
+        self.choose_guidance = choose_guidance
         nets = [open_controlnet(session, name) for name in session.with_role(CONTROLNET)]
         if any(net.takes_kept_part for net in nets):
             own = (*(ZImage.tasks or ()), "controlnet_inpainting")

@@ -38,6 +38,12 @@ TRANSFORMER_FAMILIES = (
         exporter="diffoundry.exporter.families.z_image:FAMILY",
     ),
     FamilyEntry(
+        name="z_image_omni",
+        classes={"ZImageOmniPipeline": PipelineClass("omni_editing")},
+        runtime="diffoundry.runtime.pipelines.families.z_image_omni:ZImageOmni",
+        exporter="diffoundry.exporter.families.z_image:OMNI",
+    ),
+    FamilyEntry(
         name="qwen_image",
         classes={
             "QwenImagePipeline": PipelineClass("text_to_image"),

@@ -20,6 +20,7 @@ from diffoundry.runtime.pipelines.tasks.inpainting import Inpainting
 from diffoundry.runtime.pipelines.tasks.instruction import Instruction
 from diffoundry.runtime.pipelines.tasks.kontext_inpainting import KontextInpainting
 from diffoundry.runtime.pipelines.tasks.layer_decomposition import LayerDecomposition
+from diffoundry.runtime.pipelines.tasks.omni_editing import OmniEditing
 from diffoundry.runtime.pipelines.tasks.prompt_edit_inpainting import PromptEditInpainting
 from diffoundry.runtime.pipelines.tasks.prompt_editing import PromptEditing, SeveralImageEditing
 from diffoundry.runtime.pipelines.tasks.reference import Reference
@@ -48,6 +49,7 @@ TASKS: tuple[type[Task], ...] = (
     Reference,
     Editing,
     ImageConditioning,
+    OmniEditing,
     TextToImage,
 )
 """Those with more required arguments come first."""

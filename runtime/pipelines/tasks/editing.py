@@ -44,14 +44,14 @@ class Editing(Task):
     def check(self, inputs: CommonInputs, family: Family) -> None:
         """See `Task.check`."""
         check_guidance(inputs, family)
-        if self.image is not None and not self._images():
+        if self.image is not None and not self.images():
             raise InputError("image: got an empty list, expected at least one image; leave it out to use none")
-        for image in self._images():
+        for image in self.images():
             _check(image)
 
     def size(self, inputs: CommonInputs, default: tuple[int, int], vae: AutoencoderKL) -> tuple[int, int]:
         """See `Task.size`: that of the first image unless the call names one."""
-        images = self._images()
+        images = self.images()
         own = _read_size(limit_area(images[0]), vae.scale_factor) if images else default
         return inputs.height or own[0], inputs.width or own[1]
 
@@ -59,7 +59,7 @@ class Editing(Task):
         """Draw noise, and encode the likeliest latents of each image; diffusers: `prepare_image_latents`."""
         latents, vae = context.noise() * context.noise_scale, context.vae
         feeds = {}
-        if images := self._images():
+        if images := self.images():
             tokens = [vae.normalize(vae.mode(read_reference(image, vae.scale_factor))) for image in images]
             denoiser: Any = context.family.denoiser
             feeds = denoiser.reference_feeds(tokens, context.images, context.copies)
@@ -67,7 +67,8 @@ class Editing(Task):
             latents=latents, timesteps=start_at_index(context.scheduler, context.begin_index or 0), feeds=feeds
         )
 
-    def _images(self) -> list[Any]:
+    def images(self) -> list[Any]:
+        """Return the images of the call."""
         image: Any = self.image
         if image is None:
             return []

@@ -22,7 +22,7 @@ from tiny_chroma import make_chroma
 from tiny_hunyuan_dit import make_hunyuan_dit
 from tiny_lumina2 import make_lumina2
 from tiny_qwen_image import make_qwen_image, make_qwen_image_21, make_qwen_image_edit, make_qwen_image_layered
-from tiny_z_image import make_z_image
+from tiny_z_image import make_z_image, make_z_image_omni
 
 from diffoundry.calibration.quality import Budget
 from diffoundry.exporter.calibrate.request import QuantizationRequest
@@ -75,6 +75,7 @@ KINDS = {
         parts=CHANGE | {"controlnet"},
         settings={"guidance_scale": 2.0, "control_image": NOISE.resize((32, 32))},
     ),
+    "z-image-omni": Kind(make=make_z_image_omni, parts=CHANGE | {"siglip"}),
     "lumina2": Kind(make=make_lumina2, parts=GENERATE),
     "hunyuan-dit": Kind(
         make=make_hunyuan_dit,
