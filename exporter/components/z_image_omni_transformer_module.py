@@ -32,8 +32,8 @@ _PROCESSOR = transformer_z_image.ZSingleStreamAttnProcessor
 class ZImageOmniModule(ZImageModule):
     """Predicts the negative velocity of the noisy image. diffusers: `ZImageTransformer2DModel.forward`, omni mode.
 
-    Tokens of the noisy image come first, with the padding that every graph appends, then those of other images, of the
-    text, and of features. Masks say which tokens are hidden, which are the learned ones of padding, and which are
+    Tokens of the noisy image come first, then those of other images, the padding that every graph appends to the first,
+    the text, and features. Masks say which tokens are hidden, which are the learned ones of padding, and which are
     modulated by the time of the call; others are modulated by time 1, without noise.
     """
 
@@ -98,25 +98,31 @@ class ZImageOmniModule(ZImageModule):
     def _embed_images(
         self, hidden_states: torch.Tensor, feeds: Mapping[str, torch.Tensor]
     ) -> tuple[Tokens, torch.Tensor]:
-        """Return tokens of the noisy image, of its padding and of other images, and 1 for those of the first two."""
+        """Return tokens of the noisy image, of others, and of the padding of the first; and 1 for those with noise.
+
+        Tokens of all images are embedded at once, so that no layer runs on none where there are no others.
+        """
         network: Any = self.model
-        embed = network.all_x_embedder[PATCH_KEY]
-        own = pad_image(embed(hidden_states.flatten(1, 2)), network.x_pad_token)
-        others = _with_padding(
-            embed(feeds["reference_hidden_states"]), feeds["reference_token_mask"], network.x_pad_token
-        )
-        rows = torch.ones_like(hidden_states[:, :, :, 0]).flatten(1, 2)
+        rows, own = torch.ones_like(hidden_states[:, :, :, 0]).flatten(1, 2), feeds["reference_token_mask"]
+        tokens = torch.cat([hidden_states.flatten(1, 2), feeds["reference_hidden_states"]], dim=1)
+        mask, token = torch.cat([rows, own], dim=1), network.x_pad_token
+        states = pad_image(_with_padding(network.all_x_embedder[PATCH_KEY](tokens), mask, token), token)
         padding = feeds["padding_mask"].expand(hidden_states.shape[0], -1)
-        clean = torch.zeros_like(feeds["reference_token_mask"])
-        angles = (
-            torch.cat([feeds[f"rotary_{name}"].flatten(1, 2), _constant(feeds[f"rotary_{name}"], value),
-                       feeds[f"reference_{name}"]], dim=1)
+        others = torch.zeros_like(own)
+        seen = torch.cat([rows, 1.0 - others, padding], dim=1)
+        noisy = torch.cat([rows, others, torch.ones_like(padding)], dim=1)
+        cos, sin = (
+            torch.cat(
+                [
+                    feeds[f"rotary_{name}"].flatten(1, 2),
+                    feeds[f"reference_{name}"],
+                    _constant(feeds[f"rotary_{name}"], value),
+                ],
+                dim=1,
+            )
             for name, value in (("cos", 1.0), ("sin", 0.0))
-        )  # fmt: skip
-        cos, sin = angles
-        seen = torch.cat([rows, padding, 1.0 - clean], dim=1)
-        noisy = torch.cat([rows, torch.ones_like(padding), clean], dim=1)
-        return Tokens(torch.cat([own, others], dim=1), seen, (cos, sin)), noisy
+        )
+        return Tokens(states, seen, (cos, sin)), noisy
 
     def _embed_tokens(self, name: str, table: str, feeds: Mapping[str, torch.Tensor]) -> Tokens:
         """Return the tokens of the text, "encoder", or of features, "feature"."""
@@ -160,5 +166,6 @@ def _select_per_token(
     noise_mask: torch.Tensor,
     seq_len: int,  # noqa: ARG001
 ) -> torch.Tensor:
-    """Compute `select_per_token` without a copy of both values for each token."""
-    return torch.where(noise_mask[:, :, None] > 0.5, value_noisy[:, None], value_clean[:, None])
+    """Compute `select_per_token` with numbers alone, and without a copy of both values for each token."""
+    mask = noise_mask[:, :, None]
+    return value_noisy[:, None] * mask + value_clean[:, None] * (1.0 - mask)

@@ -142,9 +142,8 @@ class DiffusionPipeline(PipelineInterface):
         scheduler, steps = self._plan(call, shape)
         choose, denoiser = self.family.choose_guidance, self.denoiser
         guidance = choose(common, call.prompts, denoiser) if choose else task.guidance(common, denoiser)
-        sized = common.height is not None and common.width is not None
-        options = EncodeOptions(*call.size, common.num_images_per_prompt, guidance.guided, task.from_image, task, sized)
-        condition = self.family.encode(call.prompts, options)
+        needs = EncodeOptions(*call.size, common.num_images_per_prompt, guidance.guided, task.from_image, task, common)
+        condition = self.family.encode(call.prompts, needs)
         if call.parts is not None:
             condition = self.parts.extend(call.parts, condition, shape, guidance)
         seeds = common.seed if call.parts is None else call.parts.seeds(common, call.prompts.count)

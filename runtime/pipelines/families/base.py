@@ -26,7 +26,7 @@ class EncodeOptions(NamedTuple):
         guided: True if unconditional rows are needed.
         from_image: True if the run starts from another image.
         task: The task of the call.
-        sized: True if the call names height and width.
+        inputs: The common arguments of the call.
     """
 
     height: int
@@ -35,7 +35,7 @@ class EncodeOptions(NamedTuple):
     guided: bool
     from_image: bool
     task: Any = None
-    sized: bool = False
+    inputs: CommonInputs | None = None
 
 
 class Family:

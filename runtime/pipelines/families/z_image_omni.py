@@ -8,7 +8,6 @@ import numpy as np
 
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.area import MAX_AREA
 from diffoundry.runtime.models.causal_lm import CausalLanguageModel
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.registry import open_vae
@@ -81,7 +80,7 @@ class ZImageOmni(ZImage):
         Raises:
             InputError: The engine takes no images, or fewer tokens; or there are images and embeddings.
         """
-        images = options.task.seen(options.height * options.width if options.sized else MAX_AREA)
+        images = options.task.seen(options.inputs)
         self._check_images(inputs, len(images))
         texts, truncated = self._parts(inputs.prompt_embeds, inputs.texts(), inputs, len(images))
         negative: list[Parts] = []

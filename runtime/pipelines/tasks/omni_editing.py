@@ -39,19 +39,21 @@ class OmniEditing(Editing):
         Raises:
             InputError: An image is too narrow for the area of the result.
         """
-        images = self.seen(_area(inputs))
+        images = self.seen(inputs)
         sizes = [token_size(image, vae.scale_factor * PATCH) for image in images]
         own = sizes[-1] if sizes else default
         return inputs.height or own[0], inputs.width or own[1]
 
-    def seen(self, area: int) -> list[Any]:
-        """Return the images as the image encoder sees them, where large ones have `area` pixels."""
+    def seen(self, inputs: CommonInputs) -> list[Any]:
+        """Return the images as the image encoder sees them."""
+        height, width = inputs.height, inputs.width
+        area = MAX_AREA if height is None or width is None else height * width
         return [limit_area(image, area) for image in self.images()]
 
     def begin(self, context: TaskContext) -> LoopInit:
         """Draw noise, and encode the likeliest latents of each image; diffusers: `prepare_image_latents`."""
         latents, vae = context.noise() * context.noise_scale, context.vae
-        multiple, images = vae.scale_factor * PATCH, self.seen(_area(context.inputs))
+        multiple, images = vae.scale_factor * PATCH, self.seen(context.inputs)
         encoded = []
         for image in images:
             height, width = token_size(image, multiple)
@@ -63,11 +65,6 @@ class OmniEditing(Editing):
             timesteps=start_at_index(context.scheduler, context.begin_index or 0),
             feeds=denoiser.reference_feeds(encoded, context.images * context.copies),
         )
-
-
-def _area(inputs: CommonInputs) -> int:
-    """Return the pixels of a large image that is made smaller."""
-    return MAX_AREA if inputs.height is None or inputs.width is None else inputs.height * inputs.width
 
 
 def token_size(image: "Image", multiple: int) -> tuple[int, int]:
