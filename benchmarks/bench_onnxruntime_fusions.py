@@ -16,9 +16,9 @@ a kernel for the CPU are off.
 import argparse
 import importlib
 import json
+import math
 import os
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -39,6 +39,10 @@ PLAIN = ("plain", "optimizer")
 
 WITHOUT_CPU = ("nhwc_conv", "group_norm", "skip_group_norm", "bias_splitgelu", "packed_qkv", "packed_kv", "bias_add")
 """Fusions of ONNX Runtime's optimizer whose operators have kernels for GPUs only."""
+
+
+LARGEST_FUSED = 1280 * 1280
+"""Weights of the largest projection of an attention, which the optimizer joins with others."""
 
 
 def main() -> None:
@@ -142,24 +146,39 @@ def _make_optimizer(checkpoint: Checkpoint, asked: argparse.Namespace) -> dict[s
     from onnxruntime.transformers.optimizer import optimize_model
 
     path = _graph(asked, "optimizer")
-    given = path.parent / "given" / "model.onnx"
-    given.parent.mkdir(parents=True, exist_ok=True)
-    module = _module(checkpoint, asked)
-    network = next(inner for inner in module.modules() if hasattr(inner, "set_attn_processor"))
-    network.set_attn_processor(AttnProcessor())
-    with torch.no_grad():
-        arguments = _export_arguments(checkpoint, asked)
-        torch.onnx.export(module, f=str(given), dynamo=False, opset_version=17, **arguments)
-    del module, network
+    given = path.with_name("given.onnx")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not given.is_file():
+        module = _module(checkpoint, asked)
+        network = next(inner for inner in module.modules() if hasattr(inner, "set_attn_processor"))
+        network.set_attn_processor(AttnProcessor())
+        with torch.no_grad():
+            arguments = _export_arguments(checkpoint, asked)
+            torch.onnx.export(module, f=str(given), dynamo=False, opset_version=17, **arguments)
+        del module, network
     options = FusionOptions("unet")
     for fusion in WITHOUT_CPU:
         setattr(options, f"enable_{fusion}", False)
-    model = optimize_model(str(given), model_type="unet", optimization_options=options, opt_level=0)
+    model = optimize_model(_small_weights(given), model_type="unet", optimization_options=options, opt_level=0)
     fused = {kind: count for kind, count in model.get_fused_operator_statistics().items() if count}
     print(f"onnxruntime.transformers.optimizer: {fused}", file=sys.stderr)
     model.save_model_to_file(str(path), use_external_data_format=True)
-    shutil.rmtree(given.parent)
     return {}
+
+
+def _small_weights(path: Path) -> Any:
+    """Read a graph; large weights stay in their files. The optimizer copies it, and took 18 GB with all of them."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    constants = [attribute.t for node in model.graph.node for attribute in node.attribute if attribute.HasField("t")]
+    small = [tensor for tensor in model.graph.initializer if math.prod(tensor.dims) <= LARGEST_FUSED]
+    for tensor in (*constants, *small):
+        if tensor.external_data:
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, str(path.parent))
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
+    return model
 
 
 def _export_arguments(checkpoint: Checkpoint, asked: argparse.Namespace) -> dict[str, Any]:
