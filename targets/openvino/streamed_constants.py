@@ -102,9 +102,13 @@ class StreamedConstants:
         _current.reset(self._token)
 
     def take_over(self, model: ov.Model) -> None:
-        """Replace the large weights of a model that has just been read from a mapped file."""
+        """Replace the large weights of a model that has just been read from a mapped file.
+
+        Weights that are multiplied with constants stay, since OpenVINO computes with them.
+        """
+        computed = _computed_nodes(model)
         for node in nodes_of(model, "Constant"):
-            if _is_large(node) and not _is_weight(node):
+            if _is_large(node) and not _is_weight(node, computed):
                 self.known(node.output(0))
             elif _is_large(node):
                 parts, kind = [partial(_read_mapped, node)], node.get_element_type()
@@ -271,16 +275,30 @@ def _is_large(node: ov.Node) -> bool:
     return _is_number(node) and bool(node.get_byte_size() >= _SMALLEST)
 
 
-def _is_weight(node: ov.Node) -> bool:
-    """Return True for a constant that only layers read: what OpenVINO makes of it is as large.
+def _computed_nodes(model: ov.Model) -> frozenset[str]:
+    """Return the names of nodes that depend on an input of the model; others are constants in the end."""
+    found: set[str] = set()
+    for node in model.get_ordered_ops():
+        sources = (value.get_node().get_name() for value in node.input_values())
+        if node.get_type_name() in ("Parameter", "ReadValue") or any(name in found for name in sources):
+            found.add(node.get_name())
+    return frozenset(found)
+
+
+def _is_weight(node: ov.Node, computed: frozenset[str]) -> bool:
+    """Return True for a constant that only layers of computed tensors read: what OpenVINO makes of it is as large.
 
     Integers reach their layer through a conversion and a scale, which is a constant too.
+
+    Args:
+        node: The constant, or what is made of it.
+        computed: As `_computed_nodes` returns it.
     """
     readers = [(one.get_node(), one.get_index()) for one in node.output(0).get_target_inputs()]
     return all(
-        (reader.get_type_name(), index) in _WEIGHTS
+        ((reader.get_type_name(), index) in _WEIGHTS and reader.get_name() in computed)
         or reader.get_type_name() == "ShapeOf"
-        or (reader.get_type_name() in _DECOMPRESSION and _is_weight(reader))
+        or (reader.get_type_name() in _DECOMPRESSION and _is_weight(reader, computed))
         for reader, index in readers
     )
 

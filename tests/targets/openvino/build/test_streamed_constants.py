@@ -28,6 +28,10 @@ SCALED = """<ir_version: 10, opset_import: ["" : 23]>
 g (float[batch,8,9,9] x) => (float[batch,8,9,9] y)
 { c = Conv<pads=[1,1,1,1]>(x, weight) y = Mul(c, scale) }"""
 
+FOLDED = """<ir_version: 10, opset_import: ["" : 23]>
+g (float[batch,64] x) => (float[batch,64] y)
+{ s = MatMul(start, weight) r = Sigmoid(s) o = MatMul(r, other) m = MatMul(x, last) y = Add(m, o) }"""
+
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
@@ -144,6 +148,19 @@ def test_weights_that_openvino_computes_with(tmp_path, held, filled):
     np.testing.assert_allclose(compiled(x)[0], expected, atol=1e-5)
     held()
     assert lower(tmp_path / "unet", "fp32") == (text, data)
+
+
+def test_weights_of_constants_are_folded_with_their_numbers(tmp_path, filled):
+    """As those of an embedded time that is always the same: what OpenVINO makes of them is small, and holds no mark."""
+    generator = np.random.default_rng(0)
+    weights = {name: generator.standard_normal((64, 64), np.float32) for name in ("weight", "other", "last")}
+    write_graph(tmp_path / "unet", FOLDED, start=generator.standard_normal((1, 64), np.float32), **weights)
+    lower(tmp_path / "unet", "fp32")
+    assert filled == [1]
+    x = generator.standard_normal((2, 64), np.float32)
+    compiled = ov.Core().compile_model(tmp_path / "unet/openvino_model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    (expected,) = onnxruntime.InferenceSession(tmp_path / "unet/model.onnx").run(None, {"x": x})
+    np.testing.assert_allclose(compiled(x)[0], expected, atol=1e-4)
 
 
 def test_a_lost_mark_is_found(tmp_path):
