@@ -2,7 +2,6 @@
 
 import math
 import reprlib
-import sys
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -31,6 +30,9 @@ __all__ = [
     "is_number",
     "is_whole",
 ]
+
+_LARGEST = 10**6
+"""Of a number without another bound, so that float32 holds what it is multiplied with."""
 
 
 def is_whole(value: object) -> bool:
@@ -73,11 +75,12 @@ def check_kind(name: str, value: object, annotation: object) -> None:
 
 
 def check_number(name: str, value: Any, low: float, high: float = math.inf, *, whole: bool = False) -> None:
-    """Refuse a value that is no finite number from `low` to `high`."""
-    kind, most = (Integral, 2**63 - 1) if whole else (Real, sys.float_info.max)
+    """Refuse a value that is no number from `low` to `high`, at most a million, whose products float32 holds."""
+    kind, most = (Integral, 2**63 - 1) if whole else (Real, _LARGEST)
     value = value.item() if isinstance(value, np.generic) else value
     if not _is_a(kind, value) or not low <= value <= min(high, most):
-        upper = "" if high == math.inf else f" and at most {high:g}"
+        beyond = high == math.inf and not whole and is_number(value) and value > _LARGEST
+        upper = f" and at most {_LARGEST:.0f}" if beyond else "" if high == math.inf else f" and at most {high:g}"
         word = "whole number" if whole else "number"
         got = "None" if value is None else shorten(value)
         raise InputError(f"{name}: got {got}, expected a {word} of at least {low:g}{upper}")

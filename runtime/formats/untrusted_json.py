@@ -30,6 +30,10 @@ def load_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] |
         value = json.loads(text, object_pairs_hook=pairs)
     except RecursionError as error:
         raise NestingError(f"nested more than {_DEEPEST} levels deep") from error
+    except ValueError as error:
+        if type(error) is ValueError:  # not of a subclass: Python's own advice is for programmers
+            raise ValueError("a number of more than 4,300 digits") from error
+        raise
     _check_text(text)
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(_DEEPEST):

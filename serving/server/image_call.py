@@ -112,6 +112,8 @@ def _read_values(endpoint: str, body: Body) -> dict[str, Any]:
             values[name] = read_value(PARAMETERS[name], value, typed=body.typed)
         else:
             raise _unknown(endpoint, name)
+    if endpoint == "edits" and "image" not in values and "images" in values:  # as OpenAI names them in JSON
+        values["image"] = values.pop("images")
     needed = {"generations": (), "edits": ("image", "prompt"), "variations": ("image",)}[endpoint]
     for name in needed:
         if name not in values:

@@ -57,6 +57,11 @@ def test_json_is_parsed_to_a_bounded_depth():
             load_json(text)
 
 
+def test_a_number_of_too_many_digits_is_refused_in_our_words():
+    with pytest.raises(ValueError, match=r"^a number of more than 4,300 digits$"):
+        load_json('{"seed": ' + "9" * 5000 + "}")
+
+
 def test_half_of_a_surrogate_pair_is_refused():
     smile = chr(0x1F600)
     assert load_json(json.dumps([smile, "\\ud800"])) == [smile, "\\ud800"]  # a whole pair; and a backslash, u, d ...

@@ -160,6 +160,7 @@ def test_what_was_cut_off_is_reported(emoji):
             "num_inference_steps: got 0, expected a whole number of at least 1",
         ),
         ({"prompt": "x", "guidance_scale": float("nan")}, "guidance_scale: got nan, expected a number of at least 0"),
+        ({"prompt": "x", "guidance_scale": 1e308}, "guidance_scale: got 1e.308, expected .* and at most 1000000"),
         ({"prompt": "x", "guidance_rescale": 2.0}, "guidance_rescale: got 2.0, expected .* at most 1"),
         ({"prompt": "x", "negative_prompt": ["a", "b"]}, "negative_prompt: got 2 entries, expected a string or 1"),
         ({"prompt": "x", "seed": [1, 2]}, "seed: got 2 seeds, expected one or 1"),

@@ -101,6 +101,8 @@ def test_an_edit_in_json_holds_the_image_itself(client, model, emoji_pipe):
     answer = client.post("/images/edits", body=body, cast_to=object)
     expected = emoji_pipe("red apple", image=image, strength=0.5, **_FEW).images[0]
     np.testing.assert_array_equal(_pixels(base64.b64decode(answer["data"][0]["b64_json"])), np.asarray(expected))
+    images = {**body, "images": body["image"], "image": None}  # as OpenAI names them
+    assert client.post("/images/edits", body=images, cast_to=object)["data"] == answer["data"]
 
 
 def _png(image):
