@@ -49,6 +49,7 @@ _TRIED = {
 _NO_PATHS = {
     ("bench", "--against"),
     *(("generate", name) for name in ("--vae-tiling", "--vae-tile-size", "--tile-sample-min-size", "--vae-slicing")),
+    ("generate", "--output-resolution"),
 }
 """Options whose words look like one: --against of `bench` is "torch"."""
 
