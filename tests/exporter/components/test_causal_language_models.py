@@ -146,7 +146,7 @@ def test_configs_that_are_refused():
     for fields, message in (
         (
             {"model_type": "llama"},
-            "field 'model_type': got 'llama', expected one of 'qwen3', 'qwen2_5_vl', 'qwen3_vl', 'mistral3',",
+            "field 'model_type': got 'llama', expected one of 'qwen3', 'qwen2_5_vl', 'qwen3_vl', 'mistral3', 'gemma2'",
         ),
         ({"rope_scaling": {"rope_type": "yarn"}}, "field 'rope_type': got 'yarn', expected one of 'default', 'mrope'"),
         ({"rope_parameters": [1]}, r"field 'rope_parameters': got \[1\], expected an object"),
