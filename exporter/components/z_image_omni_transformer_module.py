@@ -72,7 +72,7 @@ class ZImageOmniModule(ZImageModule):
     def _run_omni(self, hidden_states: torch.Tensor, t: torch.Tensor, **feeds: torch.Tensor) -> Any:
         """Compute the output; arguments as the component's inputs."""
         network: Any = self.model
-        # Of the call, not a constant, which OpenVINO folds with the weights, to other numbers.
+        # Of the call, and no constant, whose layers would be folded and have no LoRAs.
         both = self.embed_time(torch.cat([t, t * 0.0 + 1.0]))
         times = both[:1], both[1:]
         place = hidden_states.shape[1:3]
