@@ -11,6 +11,10 @@ _DEEPEST = 64
 """Levels of lists and objects; the deepest file that diffusers, transformers or we write has 8."""
 
 
+_TOO_MANY = "Exceeds the limit"
+"""Begin of Python's message for a number of more digits than it converts."""
+
+
 class NestingError(ValueError):
     """JSON is nested deeper than any file of ours."""
 
@@ -31,7 +35,7 @@ def load_json(text: str | bytes, pairs: Callable[[list[tuple[str, Any]]], Any] |
     except RecursionError as error:
         raise NestingError(f"nested more than {_DEEPEST} levels deep") from error
     except ValueError as error:
-        if type(error) is ValueError:  # not of a subclass: Python's own advice is for programmers
+        if str(error).startswith(_TOO_MANY):  # Python's own advice is for programmers
             raise ValueError("a number of more than 4,300 digits") from error
         raise
     _check_text(text)
