@@ -26,10 +26,21 @@ class LoraFolder:
     option: str = "--lora-dir"
 
     def names(self) -> dict[str, Path]:
-        """Return the files that are there now, by name without ending."""
+        """Return the files that are there now, by name without ending. Names that no text can hold are left out.
+
+        Raises:
+            InputError: The folder cannot be read.
+        """
         if self.folder is None:
             return {}
-        return {path.stem: path for path in sorted(self.folder.iterdir()) if path.suffix == _ENDING and path.is_file()}
+        try:
+            paths = sorted(self.folder.iterdir())
+        except OSError as error:
+            raise InputError(
+                f"loras: the folder of the operator cannot be read ({error.strerror}); leave it out, or tell the "
+                f"operator ({self.option})"
+            ) from error
+        return {path.stem: path for path in paths if path.suffix == _ENDING and path.is_file() and _is_text(path.stem)}
 
     def choose(self, texts: Sequence[str]) -> dict[str, float]:
         """Return paths and scales of NAME or NAME:SCALE.
@@ -37,12 +48,12 @@ class LoraFolder:
         A name is looked up in the list of files, so no text of a client becomes part of a path.
 
         Raises:
-            InputError: No such LoRA, one twice, or a scale that is no number.
+            InputError: No such LoRA, one twice, a scale that is no number, or the folder cannot be read.
         """
         known = self.names()
         chosen: dict[str, float] = {}
         for text in texts:
-            name, colon, number = text.partition(":")
+            name, colon, number = (text, "", "") if text in known or ":" not in text else text.rpartition(":")
             if name not in known:
                 listed = (
                     f"one of {', '.join(known)}" if known else f"none: the operator allows no LoRAs ({self.option})"
@@ -54,3 +65,12 @@ class LoraFolder:
                 raise InputError(f"loras: got {text!r}, expected NAME or NAME:SCALE such as {name}:0.8")
             chosen[str(known[name])] = float(number) if colon else 1.0
         return chosen
+
+
+def _is_text(name: str) -> bool:
+    """Return whether a file name is valid Unicode, so that JSON can hold it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

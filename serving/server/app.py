@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from diffoundry.runtime.errors import DiffoundryError
+from diffoundry.runtime.errors import DiffoundryError, InputError
 from diffoundry.serving.server.errors import ApiError
 from diffoundry.serving.server.images_api import cancel_job, get_file, get_job, post_images
 from diffoundry.serving.server.middleware import AroundRequests
@@ -113,7 +113,11 @@ async def _get_model(request: Request) -> Response:
 
 
 def _describe(state: ServerState, model: Model) -> dict[str, Any]:
-    return {**model.describe(), "loras": sorted(state.loras.names())}
+    try:
+        loras = sorted(state.loras.names())
+    except InputError:  # the folder is gone for now; a request that names one says so
+        loras = []
+    return {**model.describe(), "loras": loras}
 
 
 async def _health(_request: Request) -> Response:
@@ -157,7 +161,7 @@ async def _fail(request: Request, error: Exception) -> Response:
     _LOG.error("failed", exc_info=error)
     own = ApiError(500, "the server failed; its log says why", code="internal_error")
     request.state.log["code"] = own.code
-    return JSONResponse(own.body(), own.status, own.headers())
+    return JSONResponse(own.body(), own.status, own.headers() | {"Connection": "close"})  # as uvicorn does next
 
 
 async def _leave(request: Request, _error: Exception) -> Response:
