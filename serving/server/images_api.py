@@ -2,7 +2,8 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from starlette.requests import Request
@@ -13,10 +14,11 @@ from diffoundry.runtime.errors import (
     CancelledError,
     DiffoundryError,
     DispatcherClosedError,
+    InputError,
     QueueFullError,
     TimeLimitError,
 )
-from diffoundry.serving.server.errors import ApiError, from_error
+from diffoundry.serving.server.errors import ApiError, bad_parameter, from_error
 from diffoundry.serving.server.image_call import ImageCall, prepare_call
 from diffoundry.serving.server.jobs import Job, choose_id
 from diffoundry.serving.server.read_request import read_body
@@ -46,11 +48,11 @@ async def post_images(request: Request) -> Response:
     if state.draining:
         raise ApiError(503, "the server is stopping; use another, or try again later", code="stopping", retry_after=10)
     job_id = choose_id(request.headers.get("x-request-id"))
-    state.jobs.check_free(job_id)
     endpoint = request.url.path.rpartition("/")[2]
-    body = await read_body(request, state.limits, state.budget)
-    call = await state.in_thread(prepare_call, endpoint, body, state.models, state.loras, state.limits)
-    job = await _submit(state, call, job_id, owner)
+    with state.jobs.reserve(job_id):
+        body = await read_body(request, state.limits, state.budget)
+        call = await state.in_thread(prepare_call, endpoint, body, state.models, state.loras, state.limits)
+        job = await _submit(state, call, job_id, owner)
     request.state.log.update(
         {"id": job.id, "model": call.model.name, "images": call.count, "size": f"{call.size[0]}x{call.size[1]}"}
     )
@@ -83,13 +85,13 @@ async def _submit(state: ServerState, call: ImageCall, job_id: str, owner: str) 
     try:
         job = await state.in_thread(submit)
     except DiffoundryError as error:
-        raise api_error(error) from error
+        raise api_error(error, call) from error
     state.jobs.add(job)
     return job
 
 
-def api_error(error: BaseException) -> ApiError:
-    """Return the error of a response for one of the dispatcher or of a run."""
+def api_error(error: BaseException, call: ImageCall) -> ApiError:
+    """Return the error of a response for one of the dispatcher or of a run of a call."""
     if isinstance(error, QueueFullError):
         return ApiError(429, str(error), code="queue_full", retry_after=error.expected_wait)
     if isinstance(error, DispatcherClosedError):
@@ -99,8 +101,17 @@ def api_error(error: BaseException) -> ApiError:
     if isinstance(error, CancelledError):
         return ApiError(_GONE, str(error), code="cancelled")
     if isinstance(error, DiffoundryError):
-        return from_error(error)
+        return _lora_error(error, call.loras) or from_error(error)
     return ApiError(500, "the server failed; its log says why", code="internal_error")
+
+
+def _lora_error(error: DiffoundryError, loras: Mapping[str, float]) -> ApiError | None:
+    """Return the error of a LoRA's file with the name that the client knows instead of the operator's path."""
+    for path in loras:
+        if isinstance(error, InputError) and path in str(error):
+            message = str(error).removeprefix("LoRA ").replace(path, Path(path).name)
+            return bad_parameter("loras", message)
+    return None
 
 
 async def _result(request: Request, job: Job) -> Any:
@@ -117,7 +128,7 @@ async def _result(request: Request, job: Job) -> Any:
             job.request.cancel()
         return await result
     except DiffoundryError as error:
-        raise api_error(error) from error
+        raise api_error(error, job.call) from error
     except asyncio.CancelledError as error:  # uvicorn's, when the time to finish is over
         raise ApiError(
             503, "the server stopped before this job ended; send it again", code="stopping", retry_after=10
@@ -163,7 +174,7 @@ async def _events(state: ServerState, job: Job) -> AsyncIterator[bytes]:
         for event in await state.in_thread(completed_events, job, output):
             yield event
     except DiffoundryError as error:
-        refusal = api_error(error)
+        refusal = api_error(error, job.call)
         state.metrics.count_error(refusal.code)
         yield sse("error", refusal.body())
     finally:

@@ -1,8 +1,10 @@
 """The jobs of a server by id, so that clients can look at them and cancel them."""
 
+import contextlib
 import re
 import secrets
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,19 +60,27 @@ class Jobs:
     """Jobs by id; of those that ended only the state is kept. Used by the event loop alone."""
 
     _active: dict[str, Job] = field(default_factory=dict)
+    _reserved: set[str] = field(default_factory=set)
     _ended: "OrderedDict[tuple[str, str], dict[str, Any]]" = field(default_factory=OrderedDict)
     _ending: dict[tuple[str, str], Job] = field(default_factory=dict)
 
-    def check_free(self, job_id: str) -> None:
-        """Refuse an id that a job under way has.
+    @contextlib.contextmanager
+    def reserve(self, job_id: str) -> Iterator[None]:
+        """Keep an id for one request while its body is read and checked, until `add` in the block or the block's end.
 
         Raises:
-            ApiError: As said.
+            ApiError: A job under way has it, or another request.
         """
-        if job_id in self._active:
+        if job_id in self._active or job_id in self._reserved:
             raise ApiError(
-                409, f"X-Request-Id: a job with the id {job_id} is under way; choose another", code="job_exists"
-            )
+                409, f"X-Request-Id: a job with the id {job_id} is under way; choose another", param="X-Request-Id",
+                code="job_exists",
+            )  # fmt: skip
+        self._reserved.add(job_id)
+        try:
+            yield
+        finally:
+            self._reserved.discard(job_id)
 
     def add(self, job: Job) -> None:
         """Keep a job until `end`."""

@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from running_server import running_server, wait_until
 
 from diffoundry.runtime import load
+from diffoundry.serving.lora_folder import LoraFolder
 from diffoundry.serving.server.limits import Limits
 
 _LONG = {"prompt": "x", "num_inference_steps": 900}
@@ -60,6 +61,40 @@ def test_delete_ends_a_job_within_a_step(running):
     assert found["step"] < 900
     assert found["total"] == 900
     assert running.state.dispatcher.statistics().steps - steps <= found["step"]
+
+
+def test_requests_that_come_at_once_do_not_share_an_id(running):
+    """A job whose id another one has taken over could not be cancelled."""
+    sent = [_post(running, "job-of-several", {"prompt": "x", "num_inference_steps": 60}) for _ in range(6)]
+    for thread, _ in sent:
+        thread.join(60)
+    answers = [answers[0] for _, answers in sent]
+    for refused in (one for one in answers if one.status_code != 200):
+        assert refused.status_code == 409
+        assert refused.json()["error"]["param"] == "X-Request-Id"
+    assert len([one for one in answers if one.status_code == 200]) == 1
+    again = httpx.post(  # once more, after the others ended: a refused request keeps no id
+        f"{running.url}/v1/images/generations", json={"prompt": ""}, headers={"X-Request-Id": "job-of-several"}
+    )
+    assert again.json()["error"]["param"] == "prompt"
+
+
+def test_an_error_names_the_lora_and_not_its_path(running, tmp_path, monkeypatch):
+    for name in ("empty", "a:b"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"")
+    monkeypatch.setattr(running.state, "loras", LoraFolder(tmp_path))
+    for name in ("empty", "a:b"):
+        body = {"prompt": "x", "num_inference_steps": 1, "loras": f"{name}:0.5"}
+        error = httpx.post(f"{running.url}/v1/images/generations", json=body, timeout=60).json()["error"]
+        assert error["param"] == "loras"
+        assert error["message"] == f"loras: {name}.safetensors: is empty; download it again"
+    (tmp_path / "empty.safetensors").unlink()
+    (tmp_path / "a:b.safetensors").unlink()
+    tmp_path.rmdir()
+    assert httpx.get(f"{running.url}/v1/models").json()["data"][0]["loras"] == []
+    error = httpx.post(f"{running.url}/v1/images/generations", json=body, timeout=60).json()["error"]
+    words = "loras: the folder of the operator cannot be read (No such file or directory); leave it out, or tell the"
+    assert error["message"].startswith(words)
 
 
 @pytest.mark.parametrize("stream", [False, True])
