@@ -63,7 +63,7 @@ def from_error(error: DiffoundryError) -> ApiError:
     if not isinstance(error, InputError | ConfigError):
         return ApiError(500, message, code="engine_error")
     subject, colon, rest = message.partition(":")
-    words = subject.split(" and ") if colon else []
+    words = [re.sub(r" [0-9]+$", "", word) for word in subject.split(" and ")] if colon else []  # "prompt 1"
     if not words or not all(re.fullmatch(r"[a-z_0-9]+", word) for word in words):
         return ApiError(400, message, code="invalid_value")
     named = list(dict.fromkeys(_NAMES.get(word, word) for word in words))

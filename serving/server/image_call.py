@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffoundry.runtime.errors import DiffoundryError
+from diffoundry.runtime.formats.config_values import shorten
 from diffoundry.runtime.pipelines.pipeline import DiffusionPipeline
 from diffoundry.runtime.schedulers import resolve_scheduler
 from diffoundry.runtime.suggest import did_you_mean
@@ -106,12 +107,14 @@ def _read_values(endpoint: str, body: Body) -> dict[str, Any]:
     known = ENDPOINTS[endpoint]
     values: dict[str, Any] = {}
     for name, value in body.values.items():
+        if name not in NEUTRAL and name not in known:
+            raise _unknown(endpoint, name)
+        if value is None:
+            continue
         if name in NEUTRAL:
             _check_neutral(name, value)
-        elif name in known:
-            values[name] = read_value(PARAMETERS[name], value, typed=body.typed)
         else:
-            raise _unknown(endpoint, name)
+            values[name] = read_value(PARAMETERS[name], value, typed=body.typed)
     if endpoint == "edits" and "image" not in values and "images" in values:  # as OpenAI names them in JSON
         values["image"] = values.pop("images")
     needed = {"generations": (), "edits": ("image", "prompt"), "variations": ("image",)}[endpoint]
@@ -130,7 +133,7 @@ def _check_neutral(name: str, value: Any) -> None:
     accepted, reason = NEUTRAL[name]
     if value not in accepted:
         words = f"expected {' or '.join(map(repr, accepted))}" if accepted else "expected none"
-        raise bad_parameter(name, f"got {str(value)[:50]!r}, {words}: {reason}")
+        raise bad_parameter(name, f"got {shorten(value)}, {words}: {reason}")
 
 
 def _unknown(endpoint: str, name: str) -> ApiError:

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -32,13 +33,17 @@ class Upload:
     name: str
     data: bytes
 
+    def __repr__(self) -> str:
+        """Name the file for messages, without its bytes."""
+        return f"the file {self.name!r}"
+
 
 @dataclass(frozen=True, slots=True)
 class Body:
     """The values of a request.
 
     Attributes:
-        values: By name: JSON values; texts, uploads or lists of them of a form.
+        values: By name: JSON values, where null is a parameter left out; texts, uploads or lists of them of a form.
         typed: True for JSON, whose numbers are numbers.
     """
 
@@ -75,10 +80,12 @@ async def read_body(request: Request, limits: Limits, budget: BodyBudget) -> Bod
     """Read a body.
 
     Raises:
-        ApiError: It is too large, too slow, malformed, or of another type.
+        ApiError: It is too large, too slow, malformed, of another type, or has parameters in its address.
         ClientDisconnect: The client is gone.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    _check_address(request)
+    media_type, options = parse_options_header(request.headers.get("content-type", ""))
+    kind = media_type.decode("latin-1").strip().lower()
     readers = {
         "application/json": _read_json,
         "multipart/form-data": _read_multipart,
@@ -88,6 +95,7 @@ async def read_body(request: Request, limits: Limits, budget: BodyBudget) -> Bod
         raise ApiError(
             415, f"Content-Type: got {got}, expected application/json or multipart/form-data", code="wrong_content_type"
         )
+    _check_encoding(request, options.get(b"charset", b"utf-8").decode("latin-1"))
     declared = request.headers.get("content-length", "0")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > limits.body_bytes:
         raise _too_large(limits)
@@ -102,6 +110,39 @@ async def read_body(request: Request, limits: Limits, budget: BodyBudget) -> Bod
         ) from error  # fmt: skip
     finally:
         budget.release(sum(taken))
+
+
+def _check_address(request: Request) -> None:
+    """Refuse parameters in the address, which would be ignored.
+
+    Raises:
+        ApiError: As said.
+    """
+    name = next(iter(request.query_params), None)
+    if name is not None:
+        raise ApiError(
+            400, f"{shorten(name)[1:-1]}: got it in the address, expected it in the body; move it there",
+            param=name[:100], code="invalid_value",
+        )  # fmt: skip
+
+
+def _check_encoding(request: Request, charset: str) -> None:
+    """Refuse compressed bodies, which could be bombs, and texts that are not UTF-8.
+
+    Raises:
+        ApiError: As said.
+    """
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() != "identity":
+        raise ApiError(
+            415, f"Content-Encoding: got {shorten(coding)}, expected none; send the body uncompressed",
+            code="wrong_content_type",
+        )  # fmt: skip
+    if charset.strip().lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise ApiError(
+            415, f"Content-Type: got the charset {shorten(charset)}, expected utf-8; send the body in UTF-8",
+            code="wrong_content_type",
+        )  # fmt: skip
 
 
 def _too_large(limits: Limits) -> ApiError:
@@ -132,14 +173,19 @@ async def _counted(
 async def _read_json(_request: Request, _limits: Limits, stream: AsyncGenerator[bytes, None]) -> Body:
     data = b"".join([chunk async for chunk in stream])
     try:
-        values = load_json(data.decode("utf-8"), _object)
+        values = load_json(data.decode("utf-8-sig"), _object)
+    except UnicodeDecodeError as error:
+        raise ApiError(
+            400, f"body: it is not in UTF-8, from byte {error.start} on; send an object of parameters in UTF-8",
+            code="bad_json",
+        ) from error  # fmt: skip
     except ValueError as error:
         raise ApiError(400, f"body: it is no JSON ({error}); send an object of parameters", code="bad_json") from error
     if not isinstance(values, dict):
         raise ApiError(
             400, f"body: got {shorten(values)}, expected a JSON object of parameters", code="bad_json"
         )  # fmt: skip
-    return Body({name: value for name, value in values.items() if value is not None}, typed=True)
+    return Body(values, typed=True)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,7 @@ def read_keys(path: Path) -> ApiKeys:
         InputError: It cannot be read, has no key, or a short one.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or "it is no text"
         raise InputError(
@@ -69,7 +70,7 @@ def read_keys(path: Path) -> ApiKeys:
     if not keys:
         raise InputError(f"--api-key-file {path}: got no key, expected one a line")
     for number, key in enumerate(keys, 1):
-        if len(key) < _SHORTEST or not key.isascii() or " " in key:
+        if len(key) < _SHORTEST or not re.fullmatch(r"[!-~]+", key):  # no header carries others
             raise InputError(
                 f"--api-key-file {path}: key {number} is too short or has other letters, expected at least {_SHORTEST} "
                 f"letters and digits; make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'"

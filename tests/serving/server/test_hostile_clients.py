@@ -85,12 +85,34 @@ def test_bodies_are_bounded(guarded):
         (b'{"prompt": "\\ud800"}', "body: it is no JSON (half of a surrogate pair)"),
         (b'{"prompt": "x", "n": NaN}', "n: got nan, expected a whole number"),
         (b'{"prompt": "x", "guidance_scale": 1e999}', "guidance_scale: got inf, expected a number"),
-        (b"\xff\xfe", "body: it is no JSON"),
+        (b"\xff\xfe", "body: it is not in UTF-8, from byte 0 on"),
+        (b'\xef\xbb\xbf{"prompt": "x", "n": 0}', "n: got 0, expected a whole number"),  # a byte order mark is read over
     ],
 )
 def test_json_that_is_broken_is_refused(guarded, content, words):
     headers = {"Content-Type": "application/json"}
     _refused(httpx.post(f"{guarded.url}/v1/images/generations", content=content, headers=headers), 400, words)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "words"),
+    [
+        ({"Content-Encoding": "gzip"}, 415, "Content-Encoding: got 'gzip', expected none; send the body uncompressed"),
+        ({"Content-Type": "application/json; charset=utf-16"}, 415, "Content-Type: got the charset 'utf-16', expected"),
+        (
+            {"Content-Type": "multipart/form-data; boundary=b; charset=unicode_escape"}, 415,
+            "Content-Type: got the charset 'unicode_escape', expected utf-8; send the body in UTF-8",
+        ),
+        ({"Content-Type": 'application/json; charset="UTF-8"'}, 400, "\\ud800: no such parameter"),
+    ],
+)  # fmt: skip
+def test_bodies_in_other_codes_are_refused(guarded, headers, status, words):
+    """unicode_escape makes half of a surrogate pair of the name, which no answer could hold."""
+    content = b'{"\\\\ud800": 1}'
+    if "boundary" in headers.get("Content-Type", ""):
+        content = b'--b\r\nContent-Disposition: form-data; name="\\ud800"\r\n\r\n1\r\n--b--\r\n'
+    headers = {"Content-Type": "application/json", **headers}
+    _refused(httpx.post(f"{guarded.url}/v1/images/generations", content=content, headers=headers), status, words)
 
 
 _PART = b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\nx\r\n'
@@ -227,6 +249,8 @@ def test_only_clients_with_a_key_are_answered(emoji_pipe, tmp_path):
         ("# none\n", "got no key, expected one a line"),
         ("short\n", "key 1 is too short or has other letters, expected at least 16"),
         ("a-key-of-this-server\nwith a blank in the middle\n", "key 2 is too short or has other letters"),
+        ("a-key-with-a-tab\tin-it", "key 1 is too short or has other letters"),
+        ("a-key-of-this-server\0", "key 1 is too short or has other letters"),
         (None, r"keys.txt: cannot be read \(No such file or directory\); pass a text file, one key a line"),
     ],
 )
@@ -235,6 +259,13 @@ def test_a_file_of_keys_that_protects_nothing_is_refused(tmp_path, text, words):
         (tmp_path / "keys.txt").write_text(text)
     with pytest.raises(InputError, match=words):
         read_keys(tmp_path / "keys.txt")
+
+
+def test_a_file_of_keys_of_another_editor_is_read(tmp_path):
+    """Editors of Windows write a byte order mark, and end lines with two characters."""
+    (tmp_path / "keys.txt").write_bytes(b"\xef\xbb\xbf# operators\r\na-key-of-this-server\r\n\r\n")
+    (tmp_path / "plain.txt").write_bytes(b"a-key-of-this-server")
+    assert read_keys(tmp_path / "keys.txt") == read_keys(tmp_path / "plain.txt")
 
 
 def test_the_log_keeps_a_client_in_its_line(guarded, caplog, monkeypatch):

@@ -7,6 +7,8 @@ import httpx
 import pytest
 from PIL import Image
 
+from diffoundry.runtime.errors import InputError
+from diffoundry.serving.server.errors import from_error
 from diffoundry.serving.server.parameter_table import NEUTRAL
 
 
@@ -49,6 +51,8 @@ _GENERATIONS = [
     ({"background": "transparent"}, "background", "expected 'auto' or 'opaque': images have no transparency"),
     ({"moderation": "low"}, "moderation", "the bundle's own safety checker decides"),
     ({"input_fidelity": "high"}, "input_fidelity", "pass strength"),
+    ({"quality": ["auto"]}, "quality", "got ['auto'], expected 'auto'"),
+    ({"num_step": None}, "num_step", "no such parameter"),
     ({"num_steps": 3}, "num_steps", "no such parameter. Did you mean 'num_inference_steps'?"),
     ({"height": 64}, "height", "no such parameter; pass size, such as 512x768, width first"),
     ({"num_images_per_prompt": 2}, "num_images_per_prompt", "no such parameter; pass n"),
@@ -127,8 +131,22 @@ def test_a_form_is_read_as_json_is(running):
         f"{running.url}/v1/images/edits", data={"prompt": "x", "strength": "much"}, files=files
     )  # fmt: skip
     _check(answer, "strength", "got 'much', expected a number from 0 to 1")
+    for name in ("n", "quality", "negative_prompt"):
+        both = {"image": _image(), name: ("much.txt", b"\xff" * 1000)}
+        answer = httpx.post(f"{running.url}/v1/images/edits", data={"prompt": "x"}, files=both)
+        _check(answer, name, "got the file 'much.txt', expected")
     answer = httpx.post(f"{running.url}/v1/images/edits", data={"prompt": "x", "image": "in.png"}, files={"x": b""})
     assert _error(answer)["param"] in ("image", "x")
+
+
+def test_parameters_in_the_address_are_refused(running):
+    answer = httpx.post(f"{running.url}/v1/images/generations?n=5", json={"prompt": "x"})
+    _check(answer, "n", "got it in the address, expected it in the body; move it there")
+
+
+def test_errors_with_a_number_name_their_parameter():
+    error = from_error(InputError("prompt 2: got half of a surrogate pair"))
+    assert (error.status, error.param, error.message) == (400, "prompt", "prompt: got half of a surrogate pair")
 
 
 @pytest.mark.parametrize(
