@@ -130,13 +130,16 @@ async def _result(request: Request, job: Job) -> Any:
     except DiffoundryError as error:
         raise api_error(error, job.call) from error
     except asyncio.CancelledError as error:  # uvicorn's, when the time to finish is over
-        raise ApiError(
-            503, "the server stopped before this job ended; send it again", code="stopping", retry_after=10
-        ) from error
+        raise _stopped() from error
     finally:
         job.request.cancel()
         gone.cancel()
         result.cancel()
+
+
+def _stopped() -> ApiError:
+    """Return the error of a job that was under way when the time to finish was over."""
+    return ApiError(503, "the server stopped before this job ended; send it again", code="stopping", retry_after=10)
 
 
 async def _await_run(job: Job) -> Any:
@@ -177,6 +180,10 @@ async def _events(state: ServerState, job: Job) -> AsyncIterator[bytes]:
         refusal = api_error(error, job.call)
         state.metrics.count_error(refusal.code)
         yield sse("error", refusal.body())
+    except asyncio.CancelledError:  # uvicorn's, as in _result, or the client left and reads nothing
+        if state.draining:
+            yield sse("error", _stopped().body())
+        raise
     finally:
         job.request.cancel()
         state.jobs.end(job)

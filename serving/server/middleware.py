@@ -1,8 +1,9 @@
 """Around every request: the check of its origin, headers of the answer, a line in the log, and numbers."""
 
+import asyncio
 import logging
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from starlette.requests import Request
@@ -62,9 +63,21 @@ class AroundRequests:
             log["code"] = error.code
             await error_response(error, scope, receive, watched)
         else:
-            await self._app(scope, receive, watched)
+            await self._handle(scope, receive, watched, log, seen)
         finally:
             self._note(scope, seen.get("status", 499), time.monotonic() - started, log)
+
+    async def _handle(
+        self, scope: Scope, receive: Receive, send: Send, log: MutableMapping[str, Any], seen: Mapping[str, int]
+    ) -> None:
+        """Run the application; a stream that the end of the server cancels ends as others do."""
+        try:
+            await self._app(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._state.draining or "status" not in seen:
+                raise
+            log["code"] = "stopping"
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _note(self, scope: Scope, status: int, seconds: float, log: MutableMapping[str, Any]) -> None:
         """Write a line and count. Prompts and keys are never logged."""

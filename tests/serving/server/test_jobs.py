@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import shutil
+import signal
 import socket
 import threading
 
@@ -129,6 +130,21 @@ def test_a_stream_tells_each_step_and_ends_with_the_reason(running):
     assert ": step 1 of 900" in lines
     assert "event: error" in lines
     assert '"code": "cancelled"' in lines[lines.index("event: error") + 1]
+
+
+def test_a_stream_that_the_end_of_the_server_cuts_says_so(emoji_pipe, caplog):
+    with running_server([emoji_pipe]) as running:  # leaves jobs one second to finish
+        address = f"{running.url}/v1/images/generations"
+        with httpx.stream("POST", address, json={**_LONG, "size": "256x256", "stream": True}, timeout=60) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            running.server.handle_exit(signal.SIGTERM, None)
+            found = [line for line in lines if not line.startswith(":") and line]
+    assert found[0] == "event: error"
+    error = json.loads(found[1].removeprefix("data: "))["error"]
+    assert (error["code"], error["message"]) == ("stopping", "the server stopped before this job ended; send it again")
+    assert len(found) == 2
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_a_job_that_takes_too_long_is_ended(emoji_pipe):
