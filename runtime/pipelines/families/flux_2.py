@@ -26,6 +26,7 @@ __all__ = [
     "TOKENS",
     "Flux2",
     "Flux2DevPromptInputs",
+    "Flux2KVPromptInputs",
     "Flux2Klein",
     "Flux2KleinKV",
     "Flux2PromptInputs",
@@ -67,17 +68,27 @@ class Flux2PromptInputs(PromptInputs):
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Flux2DevPromptInputs(Flux2PromptInputs):
-    """The texts of one call of FLUX.2 dev, which has no negative prompts."""
+    """The texts of one call of FLUX.2 dev, which has no negative prompts.
+
+    Attributes:
+        guided: The guidance that there is instead.
+    """
+
+    guided: ClassVar[str] = "FLUX.2 dev is guided by guidance_scale alone, which its transformer takes"
 
     def check(self) -> None:
         """See `PromptInputs.check`."""
         Flux2PromptInputs.check(self)
         for name in ("negative_prompt", "negative_prompt_embeds"):
             if getattr(self, name) is not None:
-                raise InputError(
-                    f"{name}: got one, expected none: FLUX.2 dev is guided by guidance_scale alone, which its "
-                    f"transformer takes; leave it out"
-                )
+                raise InputError(f"{name}: got one, expected none: {self.guided}; leave it out")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Flux2KVPromptInputs(Flux2DevPromptInputs):
+    """The texts of one call of a distilled transformer with KV, which has no negative prompts either."""
+
+    guided: ClassVar[str] = "this checkpoint is distilled, and never guided"
 
 
 class Flux2Klein(Family):
@@ -186,6 +197,7 @@ class Flux2KleinKV(Flux2Klein):
 
     ignored_args: ClassVar[tuple[str, ...]] = ("guidance_scale", "negative_prompt", "negative_prompt_embeds")
 
+    Inputs: ClassVar[type[PromptInputs]] = Flux2KVPromptInputs
     defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"editing": {"num_inference_steps": 4, "guidance_scale": 1.0}}
     tasks: ClassVar[tuple[str, ...] | None] = ("editing",)
 

@@ -10,7 +10,6 @@ from diffoundry.runtime.checks.arguments import check_number
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import check_pil
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
-from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.qwen_image_transformer_2d import reference_name
 from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.inputs import CommonInputs
@@ -18,7 +17,7 @@ from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
 from diffoundry.runtime.pipelines.tasks.editing import check_guidance
 from diffoundry.runtime.pipelines.tasks.prompt_editing import area_size
 from diffoundry.runtime.pipelines.tasks.schedule import start_at_index
-from diffoundry.runtime.pipelines.tasks.source_images import fill_batch
+from diffoundry.runtime.pipelines.tasks.source_images import fill_batch, read_transparent
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -74,7 +73,7 @@ class ImageConditioning(Task):
         """Draw noise, and encode the likeliest latents of each image; diffusers: `prepare_latents`."""
         feeds, vae = {}, context.vae
         for index, image in enumerate(self._resized()):
-            latents = fill_batch(vae.normalize(vae.mode(_pixels(image))), context.images)
+            latents = fill_batch(vae.normalize(vae.mode(read_transparent(image))), context.images)
             feeds[reference_name(index)] = np.concatenate([latents] * context.copies)
         return LoopInit(
             latents=context.noise() * context.noise_scale,
@@ -108,9 +107,3 @@ class ImageConditioning(Task):
 
         sizes = [(image.convert("RGBA"), self._seen_size(image)) for image in self._images()]
         return [image.resize((width, height), Resampling.LANCZOS) for image, (height, width) in sizes]
-
-
-def _pixels(image: "Image") -> FloatArray:
-    """Return an image as the VAE takes it, float32 (1, 4, H, W) in -1..1."""
-    pixels: FloatArray = np.asarray(image).astype(np.float32) / 255.0 * 2 - 1
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])

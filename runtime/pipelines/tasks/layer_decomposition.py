@@ -19,7 +19,7 @@ from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
 from diffoundry.runtime.pipelines.tasks.prompt_editing import area_size
 from diffoundry.runtime.pipelines.tasks.schedule import start_at_index
-from diffoundry.runtime.pipelines.tasks.source_images import fill_batch
+from diffoundry.runtime.pipelines.tasks.source_images import fill_batch, read_transparent
 from diffoundry.runtime.random import randn_tensor
 
 if TYPE_CHECKING:
@@ -116,5 +116,4 @@ class LayerDecomposition(Task):
         from PIL.Image import Resampling
 
         resized = self.image.convert("RGBA").resize((width, height), resample=Resampling.LANCZOS)
-        pixels: FloatArray = np.asarray(resized).astype(np.float32) / 255.0 * 2 - 1
-        return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
+        return read_transparent(resized)

@@ -35,10 +35,20 @@ _STEP = 32
 
 
 def area_size(area: int, image: "Image") -> tuple[int, int]:
-    """Return height and width with the ratio of an image, of about an area. diffusers: `calculate_dimensions`."""
+    """Return height and width with the ratio of an image, of about an area. diffusers: `calculate_dimensions`.
+
+    Raises:
+        InputError: The image is too narrow for it.
+    """
     ratio = image.width / image.height
     width = math.sqrt(area * ratio)
-    return round(width / ratio / _STEP) * _STEP, round(width / _STEP) * _STEP
+    size = round(width / ratio / _STEP) * _STEP, round(width / _STEP) * _STEP
+    if not all(size):
+        raise InputError(
+            f"image: got {image.width} x {image.height} pixels, expected sides that have at least {_STEP} pixels where "
+            f"the image has about {area:.0f}; crop it"
+        )
+    return size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -1,7 +1,7 @@
 """Checks and reads the images of a call, so that nothing is resized or ignored silently."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,10 @@ from diffoundry.runtime.images.tensors import is_tensor, to_array
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 
-__all__ = ["check_own_size", "fill_batch", "image_size", "latents_of", "read_image"]
+__all__ = ["check_own_size", "fill_batch", "image_size", "latents_of", "read_image", "read_transparent"]
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def latents_of(image: Any, channels: int) -> FloatArray | None:
@@ -89,6 +92,12 @@ def check_own_size(inputs: CommonInputs, height: int, width: int, factor: int) -
 def read_image(image: ImageInput, height: int | None = None, width: int | None = None) -> FloatArray:
     """Read images for the VAE encoder: float32 (n, 3, height, width) in -1..1; see `preprocess`."""
     return preprocess(image, height, width, factor=1)
+
+
+def read_transparent(image: "Image") -> FloatArray:
+    """Return a PIL image in RGBA as a VAE of images with transparency takes it, float32 (1, 4, H, W) in -1..1."""
+    pixels: FloatArray = np.asarray(image).astype(np.float32) / 255.0 * 2 - 1
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])
 
 
 def fill_batch(rows: FloatArray, images: int, name: str = "image") -> FloatArray:

@@ -48,7 +48,7 @@ def networks():
 
 
 class _Processor:
-    """What the constructor of Qwen-Image 2.1 asks for."""
+    """A processor with the members that the constructor of Qwen-Image 2.1 reads."""
 
     def __init__(self):
         self.tokenizer = self

@@ -172,6 +172,8 @@ def test_references_that_see_themselves_alone_are_those_of_a_cache(exported, sys
         compare(pipeline, reference, **case)
     with pytest.raises(InputError, match="guidance_scale: got 3, expected none: this checkpoint is not guided by it"):
         pipeline.start("a cat", guidance_scale=3.0)
+    with pytest.raises(InputError, match="negative_prompt: got one, expected none: this checkpoint is distilled, and"):
+        pipeline.start("a cat", negative_prompt="blue")
 
 
 def test_a_distilled_transformer_is_never_guided(ours, theirs, monkeypatch):

@@ -146,6 +146,10 @@ ERRORS = {
     "an array": ({"image": np.zeros((64, 64, 4))}, "image: got ndarray, expected PIL images"),
     "a small resolution": ({"output_resolution": 16}, "output_resolution: got 16, expected a whole number"),
     "half a resolution": ({"output_resolution": 64.5}, "output_resolution: got 64.5, expected a whole number"),
+    "a narrow image": (
+        {"image": TALL.resize((300, 40)), "output_resolution": 32},
+        "image: got 300 x 40 pixels, expected sides that have at least 32 pixels where the image has about 1024",
+    ),
     "a guidance scale": ({"guidance_scale": 3.0}, "guidance_scale: got 3, expected none: this checkpoint is not"),
     "an odd size": ({"height": 80}, "height: got 80, expected a multiple of 32"),
     "hidden states": (
