@@ -19,7 +19,9 @@ import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
 from diffoundry.exporter.export import export
-from diffoundry.exporter.reference.pipeline import call_pipeline, reference_arguments, reference_pipeline
+from diffoundry.exporter.reference.arguments import reference_arguments
+from diffoundry.exporter.reference.calls import call_pipeline
+from diffoundry.exporter.reference.pipeline import reference_pipeline
 from diffoundry.exporter.request import ExportRequest
 from diffoundry.exporter.verify.checks.metrics import psnr
 from diffoundry.exporter.verify.run_result import is_image, result_of

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from diffoundry.exporter.checkpoints.json_files import check_readable, is_number_list, read_json
-from diffoundry.exporter.checkpoints.tokenizer_files import ENDINGS, check_tokenizer_files, is_tokenizer
+from diffoundry.exporter.checkpoints.tokenizer_files import ENDINGS, check_tokenizer_files, holds_tokenizer
 from diffoundry.exporter.component import Config, Configs, FamilyDeclaration
 from diffoundry.exporter.components.defaults import complete_config
 from diffoundry.runtime.errors import CheckpointError
@@ -132,11 +132,9 @@ def check_folder(root: Path, name: str, index: Config) -> None:
         for path in sorted(folder.iterdir()):
             if path.name.endswith(ENDINGS):
                 check_readable(path)
-    if is_tokenizer(name):
+    if holds_tokenizer(name, index):
         check_tokenizer_files(folder)
-    elif name.endswith("scheduler"):
+    if name.endswith("scheduler"):
         read_json(folder / "scheduler_config.json")
     elif name in ("feature_extractor", "image_processor", "processor", "siglip_processor"):
         read_json(folder / "preprocessor_config.json")
-        if name == "processor" and "tokenizer" not in index:
-            check_tokenizer_files(folder)

@@ -13,7 +13,7 @@ from diffoundry.exporter.checkpoints.ip_adapters import saved_ip_adapters
 from diffoundry.exporter.checkpoints.json_files import is_number_list, read_json
 from diffoundry.exporter.checkpoints.single_file import SingleFile
 from diffoundry.exporter.checkpoints.t2i_adapters import saved_t2i_adapters
-from diffoundry.exporter.checkpoints.tokenizer_files import is_tokenizer, write_tokenizer
+from diffoundry.exporter.checkpoints.tokenizer_files import holds_tokenizer, write_tokenizer
 from diffoundry.exporter.checkpoints.transformer_override import TRANSFORMER
 from diffoundry.exporter.checkpoints.weight_files import VARIANT, choose_weights, weight_stem
 from diffoundry.exporter.checkpoints.weight_sources import WeightSource
@@ -135,8 +135,7 @@ class CheckpointContents:
     @property
     def tokenizer_folders(self) -> tuple[str, ...]:
         """Folders of the tokenizers, in the checkpoint and in the bundle."""
-        chats = [kind.folder for kind in self.family.components if kind.chat is not None]
-        return tuple(folder for folder in self.family.folders if is_tokenizer(folder) or folder in chats)
+        return tuple(folder for folder in self.family.folders if holds_tokenizer(folder, self.model_index))
 
     @property
     def dims(self) -> dict[str, DimSpec]:
@@ -226,7 +225,11 @@ class CheckpointContents:
     def _unneeded(self) -> tuple[str, ...]:
         """Folders that belong to components which are left out."""
         extractor = ("feature_extractor",) if "feature_extractor" not in self.family.folders else ()
-        tokenizers = (name for name in self.model_index if is_tokenizer(name) and name not in self.family.folders)
+        tokenizers = (
+            name
+            for name in self.model_index
+            if holds_tokenizer(name, self.model_index) and name not in self.family.folders
+        )
         return (*extractor, *tokenizers)
 
     def _left_out(self) -> list[str]:

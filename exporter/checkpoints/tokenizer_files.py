@@ -16,7 +16,7 @@ from diffoundry.runtime.tokenizers.clip import write_tokenizer_json
 __all__ = [
     "ENDINGS",
     "check_tokenizer_files",
-    "is_tokenizer",
+    "holds_tokenizer",
     "open_tokenizer",
     "write_tokenizer",
 ]
@@ -33,9 +33,15 @@ _EXTRA_IDS = 100
 """Number of sentinel tokens after the pieces of T5's sentencepiece model. transformers: `T5Tokenizer.__init__`."""
 
 
-def is_tokenizer(name: str) -> bool:
-    """Return whether a folder of a checkpoint holds a tokenizer: "tokenizer", "tokenizer_2", "prior_tokenizer"."""
-    return "tokenizer" in name
+def holds_tokenizer(folder: str, index: Mapping[str, Any]) -> bool:
+    """Return whether a folder of a checkpoint holds a tokenizer.
+
+    Args:
+        folder: Name of the folder, such as "tokenizer", "tokenizer_2" or "prior_tokenizer"; "processor" holds one if
+            no folder "tokenizer" lies beside it.
+        index: model_index.json.
+    """
+    return "tokenizer" in folder or (folder == "processor" and "tokenizer" not in index)
 
 
 def check_tokenizer_files(folder: Path) -> None:

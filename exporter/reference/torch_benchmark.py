@@ -12,16 +12,11 @@ import numpy as np
 import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
+from diffoundry.exporter.reference.arguments import example_inputs, example_scale, reference_arguments
 from diffoundry.exporter.reference.baseline import GenerateJob
-from diffoundry.exporter.reference.pipeline import (
-    call_pipeline,
-    example_inputs,
-    example_scale,
-    network,
-    reference_arguments,
-    reference_pipeline,
-    seeded_generator,
-)
+from diffoundry.exporter.reference.calls import call_pipeline, seeded_generator
+from diffoundry.exporter.reference.networks import network
+from diffoundry.exporter.reference.pipeline import reference_pipeline
 from diffoundry.runtime.bench.candidate import Generation
 from diffoundry.runtime.bench.machine import machine_facts, peak_rss
 from diffoundry.runtime.bundle.bundle import Bundle

@@ -6,7 +6,7 @@ import pytest
 import torch
 from system_pair import TOLERANCE
 
-from diffoundry.exporter.reference.pipeline import call_pipeline
+from diffoundry.exporter.reference.calls import call_pipeline
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.chain import chain
 

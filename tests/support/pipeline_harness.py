@@ -6,7 +6,7 @@ import diffusers
 import numpy as np
 import torch
 
-from diffoundry.exporter.reference.pipeline import watched
+from diffoundry.exporter.reference.calls import watched
 
 # float32 through 20 UNet calls by two libraries that sum in different orders: seen are 5e-6 to 3e-5 on latents of
 # scale 1. A wrong coefficient, timestep or noise shows as 1e-2 and more.

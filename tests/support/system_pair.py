@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from diffoundry.exporter.reference.pipeline import call_pipeline
+from diffoundry.exporter.reference.calls import call_pipeline
 
 __all__ = ["compare_system", "open_theirs"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from diffoundry.exporter.component import Component
-from diffoundry.exporter.reference.pipeline import network
+from diffoundry.exporter.reference.networks import network
 from diffoundry.exporter.verify.report.report import Check, holds
 from diffoundry.runtime.bundle.bundle import Bundle
 from diffoundry.runtime.errors import ConfigError

@@ -12,7 +12,7 @@ from diffoundry.exporter.component import Component, fixed_size
 from diffoundry.exporter.components.attention_control_module import AttentionControlModule
 from diffoundry.exporter.components.causal_lm_text_module import without_last_norm
 from diffoundry.exporter.components.network_module import NetworkModule
-from diffoundry.exporter.reference.pipeline import network, tokenizer_of
+from diffoundry.exporter.reference.networks import network, tokenizer_of
 from diffoundry.exporter.verify.reference.pipeline_trace import NetworkCall, Trace, to_numpy
 from diffoundry.runtime.bundle.dims import parse_size, size_of
 from diffoundry.runtime.engines.plugins import resolve

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from diffoundry.exporter.component import Component
 from diffoundry.exporter.components.network_module import NetworkModule
-from diffoundry.exporter.reference.pipeline import call_pipeline, network, reference_arguments, seeded_generator
+from diffoundry.exporter.reference.arguments import reference_arguments
+from diffoundry.exporter.reference.calls import call_pipeline, seeded_generator
+from diffoundry.exporter.reference.networks import network
 from diffoundry.exporter.verify.reference.image_prompt_feeds import image_prompt_feeds
 from diffoundry.exporter.verify.request import Settings
 from diffoundry.exporter.verify.run_result import result_of

@@ -12,7 +12,8 @@ import torch
 from torch.utils import _pytree
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
-from diffoundry.exporter.reference.pipeline import network, reference_pipeline
+from diffoundry.exporter.reference.networks import network
+from diffoundry.exporter.reference.pipeline import reference_pipeline
 from diffoundry.exporter.verify.progress import VerifyProgress
 from diffoundry.exporter.verify.reference.pipeline_trace import Trace, generate_reference
 from diffoundry.exporter.verify.request import Settings

@@ -10,7 +10,8 @@ import torch
 from PIL.Image import Image
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint
-from diffoundry.exporter.reference.pipeline import network, reference_pipeline, tokenizer_of
+from diffoundry.exporter.reference.networks import network, tokenizer_of
+from diffoundry.exporter.reference.pipeline import reference_pipeline
 from diffoundry.exporter.verify.checks.codes import check_codes
 from diffoundry.exporter.verify.checks.configs import (
     check_configs,

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
-from diffoundry.exporter.reference.pipeline import reference_pipeline, seeded_generator
+from diffoundry.exporter.reference.calls import seeded_generator
+from diffoundry.exporter.reference.pipeline import reference_pipeline
 from diffoundry.runtime.errors import CheckpointError
 from diffoundry.runtime.pipelines.controlnet import CONTROL_SEED
 

@@ -7,7 +7,7 @@ from device_precisions import requires_precision
 from PIL import Image
 from pipeline_harness import TOLERANCE, as_array, diffusers_pipeline
 
-from diffoundry.exporter.reference.pipeline import call_pipeline
+from diffoundry.exporter.reference.calls import call_pipeline
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 

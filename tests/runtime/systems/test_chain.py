@@ -9,7 +9,7 @@ from PIL import Image
 from system_pair import TOLERANCE, open_theirs
 from tiny_kandinsky import DDIM, make_decoder, make_prior, make_text_decoder
 
-from diffoundry.exporter.reference.pipeline import call_pipeline
+from diffoundry.exporter.reference.calls import call_pipeline
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.errors import CancelledError, InputError, UnknownArgumentError

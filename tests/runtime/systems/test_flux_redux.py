@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from system_pair import open_theirs
 from tiny_flux import DEV, WIDTH, make_flux, make_redux
 
-from diffoundry.exporter.reference.pipeline import call_pipeline
+from diffoundry.exporter.reference.calls import call_pipeline
 from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.cli.inspect import command as inspect_bundle

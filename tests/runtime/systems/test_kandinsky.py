@@ -8,7 +8,8 @@ from PIL.Image import fromarray
 from system_pair import TOLERANCE, compare_system, open_theirs
 from tiny_kandinsky import DDIM, WIDTH, make_decoder, make_prior
 
-from diffoundry.exporter.reference.pipeline import call_pipeline, reference_arguments
+from diffoundry.exporter.reference.arguments import reference_arguments
+from diffoundry.exporter.reference.calls import call_pipeline
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.systems.kandinsky_decoder import grow_hole
