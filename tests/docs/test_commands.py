@@ -45,7 +45,6 @@ def _is_run(block: Block) -> bool:
 
 _FIRST = (
     "docs/get-started/install.md",
-    "docs/get-started/python.md",
     "docs/how-to/use-schedulers-alone.md",
 )
 _OTHERS = [page for page in PAGES if page not in _FIRST and any(_is_run(block) for block in blocks(page))]

@@ -54,6 +54,7 @@ def test_a_folder_that_is_no_bundle_is_an_event(desktop_app, tmp_path):
     assert str(tmp_path / "missing") in event.text
 
 
+@pytest.mark.slow
 def test_an_image_is_generated_without_a_window(desktop_app, emoji_bundle, tmp_path):
     from PIL import Image
 

@@ -49,6 +49,7 @@ def run(reference, component, model):
         return engine.run(random_feeds(engine.inputs))
 
 
+@pytest.mark.slow_cases("fp32")
 @pytest.mark.parametrize("weights", ["fp32", "int8"])
 def test_parts_give_the_numbers_of_the_whole_one_after_another(reference, in_parts, opened, weights):
     form, names = PrecisionFormat(weights="int8"), reference.components

@@ -60,6 +60,7 @@ def image_of(bundle: Path) -> np.ndarray:
     return images_of(bundle, [PROMPT], [NEGATIVE])
 
 
+@pytest.mark.slow
 def test_every_scheduler_with_a_plan_makes_the_image_of_diffusers(with_graph):
     """Plain, stochastic, with earlier outputs, with earlier samples, and with fewer draws than steps."""
     import diffusers

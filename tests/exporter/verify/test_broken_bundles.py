@@ -42,7 +42,7 @@ _TEXT = {"last_hidden_state", "pooler_output", "normalized_hidden_states"}
     [
         pytest.param("text_encoder", "token_embedding.weight", (4000, 5), _TEXT, marks=pytest.mark.slow),
         ("text_encoder", "layers.1.mlp.fc1.bias", (3,), _TEXT),
-        ("unet", "conv_in.weight", (11, 2, 1, 1), {"out_sample"}),
+        pytest.param("unet", "conv_in.weight", (11, 2, 1, 1), {"out_sample"}, marks=pytest.mark.slow),
         pytest.param(
             "vae_encoder", "encoder.conv_in.weight", (5, 1, 1, 1), {"latent_parameters"}, marks=pytest.mark.slow
         ),

@@ -22,7 +22,7 @@ HALF_TOLERANCE = 1e-2
 @pytest.mark.parametrize(
     ("form", "which", "dtype"),
     [
-        ("peft", "everything", torch.float32),
+        pytest.param("peft", "everything", torch.float32, marks=pytest.mark.slow),
         pytest.param("kohya", "everything", torch.float16, marks=pytest.mark.slow),
         pytest.param("diffusers", "projections", torch.bfloat16, marks=pytest.mark.slow),
         ("processors", "attention", torch.float32),

@@ -87,6 +87,7 @@ def test_images_latents_and_codes_are_those_of_diffusers(pair):
         assert np.abs(plain - decoded).max() > 0.05 * np.abs(plain).max()
 
 
+@pytest.mark.slow
 def test_a_codebook_may_be_asked_for_codes(pair, monkeypatch):
     """diffusers: `lookup_from_codebook`, with which undecoded latents are codes."""
     theirs, ours = pair

@@ -54,6 +54,7 @@ CASES = (
 )
 
 
+@pytest.mark.slow
 def test_the_latents_of_diffusers(ours, theirs):
     for prompt, arguments in CASES:
         compare(ours, theirs, prompt, num_inference_steps=2, **arguments)

@@ -62,6 +62,7 @@ def _counted(pipe, monkeypatch):
     return calls
 
 
+@pytest.mark.slow_cases("emoji-dit")
 @pytest.mark.parametrize("model", ["emoji", "emoji-dit"])
 def test_every_step_has_the_bits_of_the_whole_network(pipes, model):
     whole, parts = pipes(model)
@@ -69,6 +70,7 @@ def test_every_step_has_the_bits_of_the_whole_network(pipes, model):
         assert np.array_equal(_steps(whole, **arguments), _steps(parts, **arguments)), arguments
 
 
+@pytest.mark.slow_cases("emoji-dit")
 @pytest.mark.parametrize("model", ["emoji", "emoji-dit"])
 def test_conditioning_and_prelude_run_once_a_call(pipes, monkeypatch, model):
     """The prelude runs for all timesteps, and for the first alone, to compare its bits."""

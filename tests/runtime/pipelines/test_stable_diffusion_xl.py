@@ -113,6 +113,7 @@ def test_inpainting_with_nine_channels(exported, tiny_sd_checkpoint, apple):
     compare(load(exported(folder)), diffusers_pipeline(folder, INPAINT), "a green apple", **arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -228,6 +228,7 @@ def test_tiles_of_a_chosen_size_are_those_of_diffusers(emoji_bundle, emoji_folde
     assert np.abs(ours.vae.decode(latents.numpy()) - image).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_every_task_generates_in_tiles_as_diffusers_does(frugal, emoji_folder):
     ours, fed = frugal
     settings = {"num_inference_steps": 3, "num_images_per_prompt": 2}

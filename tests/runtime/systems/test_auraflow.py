@@ -11,6 +11,8 @@ from tiny_auraflow import WIDTH, make_auraflow
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 AURAFLOW = "AuraFlowPipeline"
 TWO = ["a cat", "a red apple on the table"]
 FEW = {"num_inference_steps": 3, "max_sequence_length": 20, "height": 16, "width": 24}

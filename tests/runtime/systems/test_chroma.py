@@ -13,6 +13,8 @@ from tiny_chroma import NAMES, make_chroma
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 CHROMA, TO_IMAGE, INPAINT = NAMES
 WIDTH, HEIGHT = 24, 16
 NOISE = Image.effect_noise((WIDTH, HEIGHT), 90).convert("RGB")
@@ -51,7 +53,7 @@ def test_every_step_is_diffusers(pipelines, theirs, target):
         compare_system(pipelines[target], theirs[CHROMA], **{**SIZE, **FEW, **case})
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_images_are_diffusers(pipelines, theirs, target):
     large = {"prompt": "a cat", "height": 40, "width": 32, "strength": 1.0, "guidance_scale": 1.0}
     for name, mask in ((TO_IMAGE, {}), (INPAINT, {"mask_image": MASK})):

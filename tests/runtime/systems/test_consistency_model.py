@@ -8,6 +8,8 @@ from system_pair import compare_system, open_theirs
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pair(system_checkpoint, exported):
@@ -31,7 +33,6 @@ CASES = {
 }
 
 
-@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_every_step_is_diffusers(pair, target):
     for case, (classes, arguments) in CASES.items():

@@ -23,6 +23,8 @@ from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.chain import chain
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def bundle(system_checkpoint, exported):
@@ -127,7 +129,6 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.slow_cases("*SuperResolution*")
 @pytest.mark.parametrize("name", CASES)
 def test_every_step_is_diffusers(bundle, theirs, name):
     expected = theirs(name)
@@ -152,7 +153,6 @@ def test_embeddings_of_a_prompt(bundle, theirs, reference):
     )
 
 
-@pytest.mark.slow
 def test_defaults_are_diffusers(bundle):
     for name in CASES:
         ours = load(bundle(stage(name)))
@@ -164,7 +164,6 @@ def test_defaults_are_diffusers(bundle):
                 assert own.default == parameter.default, (name, argument)
 
 
-@pytest.mark.slow_cases("*SuperResolution*")
 @pytest.mark.parametrize("name", IF_IMAGE_CHECKPOINTS)
 def test_a_measurement_does_what_the_class_of_the_checkpoint_does(bundle, theirs, monkeypatch, name):
     monkeypatch.setattr(Bundle, "pipeline_class", name)
@@ -174,7 +173,6 @@ def test_a_measurement_does_what_the_class_of_the_checkpoint_does(bundle, theirs
     compare_system(ours, theirs(name), prompt="a cat", watch="Inpainting" not in name, **arguments)
 
 
-@pytest.mark.slow
 def test_other_schedulers(bundle, theirs):
     for name, ending in (("IFPipeline", "DPMSolverMultistep"), ("IFSuperResolutionPipeline", "DDPM")):
         options = {"variance_type": "fixed_small"} if ending == "DDPM" else {}
@@ -223,7 +221,6 @@ def test_generate_tells_both_verdicts(bundle, tmp_path):
     assert told.stderr.count("the safety checker found a watermark in this image, so it is black") == marked > 0
 
 
-@pytest.mark.slow
 def test_both_stages_are_a_chain(bundle, theirs):
     """As diffusers' documentation runs them: pixels go on unrounded, and one generator draws for both."""
     generator = torch.Generator().manual_seed(0)
@@ -240,7 +237,6 @@ def test_both_stages_are_a_chain(bundle, theirs):
     np.testing.assert_allclose(images, large, atol=1e-3)
 
 
-@pytest.mark.slow
 def test_a_chain_has_the_verdicts_of_its_last_stage(bundle):
     first, last = (load(bundle(name), target="onnxruntime") for name in (FIRST, SECOND))
     settings = {"prompt": ["a red apple"] * 6, "num_inference_steps": 2}
@@ -261,7 +257,6 @@ STARTS = {
 }
 
 
-@pytest.mark.slow
 def test_a_chain_starts_from_an_image(bundle, theirs):
     """Both stages do, as in diffusers' documentation of the pipelines."""
     ours = chain(*(load(bundle(name), target="onnxruntime", safety_checker=False) for name in (FIRST, SECOND)))
@@ -285,7 +280,6 @@ def test_a_chain_starts_from_an_image(bundle, theirs):
         ours.start("a cat", strength=0.5)
 
 
-@pytest.mark.slow
 def test_three_stages_are_a_chain(bundle, system_checkpoint, exported, theirs):
     """The third is an x4 upscaler."""
     folder = system_checkpoint("upscaler", make_upscaler)
@@ -310,7 +304,6 @@ def test_three_stages_are_a_chain(bundle, system_checkpoint, exported, theirs):
     assert begun.finish().images.shape == (1, 64, 128, 3)
 
 
-@pytest.mark.slow
 def test_an_image_of_a_chain_repeats_it(bundle, system_checkpoint, exported, tmp_path):
     """The stages have other sizes, schedulers and defaults, which the settings in the image do not mix."""
     upscaler = exported(system_checkpoint("upscaler", make_upscaler), target="onnxruntime,openvino")
@@ -380,7 +373,6 @@ SECOND_ERRORS = {
 }
 
 
-@pytest.mark.slow_cases("*SuperResolution*")
 @pytest.mark.parametrize(("name", "errors"), [(FIRST, FIRST_ERRORS), (SECOND, SECOND_ERRORS)])
 def test_wrong_arguments_are_refused(bundle, name, errors):
     ours = load(bundle(name), target="onnxruntime")
@@ -389,7 +381,6 @@ def test_wrong_arguments_are_refused(bundle, name, errors):
             ours(**{"prompt": "a cat", "num_inference_steps": 2, **arguments})
 
 
-@pytest.mark.slow
 def test_a_bundle_without_a_text_encoder_takes_embeddings(system_checkpoint, exported, theirs):
     whole = system_checkpoint(SECOND, IF_CHECKPOINTS[SECOND])
 
@@ -415,7 +406,6 @@ def test_a_bundle_without_a_text_encoder_takes_embeddings(system_checkpoint, exp
             ours(**arguments, **settings)
 
 
-@pytest.mark.slow
 def test_options_of_generate(bundle, tmp_path):
     images = {"image": picture(8, 8), "original_image": picture(16, 16, 1), "mask_image": MASK.resize((16, 16))}
     files = {name: tmp_path / f"{name}.png" for name in images}

@@ -19,6 +19,8 @@ from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.hunyuan_dit_2d import position_feeds
 
+pytestmark = pytest.mark.slow
+
 TWO = ["a red apple", "a very long snowman on the table"]
 FEW = {"num_inference_steps": 3, "height": 32, "width": 48, "use_resolution_binning": False}
 GUIDED = {"negative_prompt": ["blue", ""], "num_images_per_prompt": 2}
@@ -105,7 +107,6 @@ def test_defaults_are_diffusers(pipelines):
     assert ours.default_size == (64, 64)
 
 
-@pytest.mark.slow
 def test_a_network_without_sizes_of_another_version(exported, system_checkpoint):
     def make(folder):
         make_hunyuan_dit(folder, use_style_cond_and_image_meta_size=False, learn_sigma=True)

@@ -22,6 +22,8 @@ from diffoundry.runtime.bundle.specs import Variant
 from diffoundry.runtime.cli.generate import command
 from diffoundry.runtime.errors import CheckpointError, InputError, UnknownArgumentError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pair(system_checkpoint, exported):
@@ -54,7 +56,6 @@ CASES = {
 }
 
 
-@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_every_step_is_diffusers(pair, target):
     for name, arguments in CASES.values():
@@ -75,7 +76,6 @@ def test_other_schedulers_scale_latents_and_image(pair):
         compare_system(ours, theirs, global_noise=True, num_inference_steps=4, ours_only=own, **arguments)
 
 
-@pytest.mark.slow
 def test_codes_are_those_of_diffusers_in_every_precision(pair):
     """In fp16 latents may come to lie nearer to another code, but the same latents have the same codes."""
     for precision, tolerance in (("fp32", 1e-5), ("fp16", 5e-3)):

@@ -16,6 +16,8 @@ from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.schedulers import FlowMatchEulerDiscreteScheduler
 
+pytestmark = pytest.mark.slow
+
 TWO = ["a red apple", "a horse on the moon, on the table"]
 FEW = {"num_inference_steps": 3, "max_sequence_length": 150, "height": 32, "width": 48}
 GUIDED = {"negative_prompt": ["what", ""], "num_images_per_prompt": 2}

@@ -11,6 +11,8 @@ from times_ahead import check_times_ahead
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 NAMES = {"ScoreSdeVePipeline": "score-sde-ve", "KarrasVePipeline": "karras-ve", "RePaintPipeline": "repaint"}
 """Pipeline class to its checkpoint."""
 
@@ -26,7 +28,6 @@ def pair(system_checkpoint, exported):
     return open_both
 
 
-@pytest.mark.slow
 def test_score_sde_corrects_and_predicts_as_diffusers(pair):
     ours, theirs = pair("ScoreSdeVePipeline")
     for arguments in ({"num_inference_steps": 3}, {"num_inference_steps": 2, "batch_size": 2}):
@@ -34,7 +35,6 @@ def test_score_sde_corrects_and_predicts_as_diffusers(pair):
         assert images.std() > 0.01
 
 
-@pytest.mark.slow
 def test_the_image_of_score_sde_is_the_mean_of_the_last_step(pair):
     ours, _ = pair("ScoreSdeVePipeline")
     run = ours.start(seed=0, num_inference_steps=2, output_type="latent")

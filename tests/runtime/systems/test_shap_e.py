@@ -14,6 +14,8 @@ from diffoundry.exporter.checkpoints.checkpoint import open_checkpoint
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import ConfigError, InputError, UnknownArgumentError
 
+pytestmark = pytest.mark.slow
+
 TEXT, IMAGE = NAMES
 SHARK = "a shark"
 STEPS = 5
@@ -65,7 +67,7 @@ def test_every_step_is_diffusers_with_a_prompt(pair):
             assert np.abs(latents).max() < 1 + 1e-6
 
 
-@pytest.mark.parametrize("target", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_every_step_is_diffusers_with_an_image(pair, target):
     bundle, theirs = pair(IMAGE, target)
     pictures = [picture(), picture(1)]

@@ -21,6 +21,8 @@ from diffoundry.runtime.cli.inspect import command as inspect
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.example_inputs import make_example_inputs
 
+pytestmark = pytest.mark.slow
+
 TEXT, IMAGE = NAMES
 
 
@@ -120,7 +122,7 @@ def test_a_prior_writes_its_embeddings(system_checkpoint, exported, run, tmp_pat
     assert "or write the embeddings with -o NAME.safetensors" in str(run(folder, "a cat").exception)
 
 
-@pytest.mark.parametrize("name", [TEXT, pytest.param(IMAGE, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [TEXT, IMAGE])
 def test_verify_compares_latents(bundle, name):
     folder, checkpoint = bundle(name)
     # In two steps the noise falls from 403 to 0.1, where float32 rounds alike in no two orders of operations.
@@ -137,7 +139,7 @@ def test_verify_compares_latents(bundle, name):
             compare_engines(folder)
 
 
-@pytest.mark.parametrize("name", [TEXT, pytest.param(IMAGE, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [TEXT, IMAGE])
 def test_bench_and_inspect(bundle, name):
     folder, _ = bundle(name)
     options = ["--steps", "2", "--repeats", "1", "--warmups", "0", "--target", "onnxruntime", "--json"]
@@ -150,7 +152,6 @@ def test_bench_and_inspect(bundle, name):
     assert json.loads(result.stdout)["manifest"]["family"] == ("shap_e" if name == TEXT else "shap_e_image")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("make", [make_shap_e, make_prior])
 def test_bench_measures_pytorch_beside_it(system_checkpoint, exported, make):
     name = TEXT if make is make_shap_e else "kandinsky-prior"

@@ -15,6 +15,8 @@ from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.pipelines.chain import chain
 
+pytestmark = pytest.mark.slow
+
 PRIOR = "StableCascadePriorPipeline"
 TARGETS = ("onnxruntime", "openvino")
 SIZE = {"height": 128, "width": 160}
@@ -57,7 +59,6 @@ PRIOR_CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_step_of_the_prior_is_diffusers(folders, bundles, target):
     ours, theirs = load(bundles[0], target=target), open_theirs(folders[0], PRIOR)
@@ -87,7 +88,6 @@ DECODER_CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_step_of_the_decoder_is_diffusers(folders, bundles, target):
     ours, theirs = load(bundles[1], target=target), open_cascade_decoder(folders[1])
@@ -173,7 +173,6 @@ def test_wrong_arguments_are_refused(bundles):
     check_errors(prior, decoder, PRIOR_ERRORS, DECODER_ERRORS, SIZE, normal(1, CHANNELS, 3, 4))
 
 
-@pytest.mark.slow
 def test_the_prior_of_wuerstchen_is_refused(bundles, system_checkpoint, exported):
     """Its latents have the name and the shape of those of Stable Cascade."""
     folder = exported(system_checkpoint("wuerstchen-prior", make_wuerstchen_prior), target=",".join(TARGETS))

@@ -21,6 +21,8 @@ from diffoundry.runtime.cli.schedulers import command as schedulers
 from diffoundry.runtime.errors import ConfigError, InputError, UnknownArgumentError
 from diffoundry.runtime.pipelines.systems.unclip_inputs import UnCLIPImageInputs, UnCLIPInputs
 
+pytestmark = pytest.mark.slow
+
 TEXT, VARIATION = "UnCLIPPipeline", "UnCLIPImageVariationPipeline"
 
 
@@ -113,7 +115,6 @@ IMAGE_CASES = {
 }
 
 
-@pytest.mark.slow
 def test_every_step_of_a_variation_is_diffusers(pair):
     ours, theirs = pair(VARIATION)
     for case, arguments in IMAGE_CASES.items():
@@ -206,7 +207,6 @@ IMAGE_ERRORS = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
 def test_wrong_arguments_are_refused(pair):
     for name, errors, usual in ((TEXT, ERRORS, {"prompt": "a"}), (VARIATION, IMAGE_ERRORS, {})):
         ours, _ = pair(name)
@@ -215,7 +215,6 @@ def test_wrong_arguments_are_refused(pair):
                 ours(**{**(PRIOR_STEPS if name == TEXT else STEPS), **usual, **arguments})
 
 
-@pytest.mark.slow
 def test_the_command_line(pair, tmp_path, capsys):
     """`generate` names the options of the stages; `schedulers` lists the only one that runs."""
     bundle = str(pair(TEXT)[0].session.bundle.root)

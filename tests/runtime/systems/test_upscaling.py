@@ -9,6 +9,8 @@ from upscaler_checkpoint import make_upscaler
 from diffoundry.runtime import load
 from diffoundry.runtime.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 PIPELINE = "StableDiffusionUpscalePipeline"
 
 

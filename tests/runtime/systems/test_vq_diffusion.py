@@ -21,6 +21,8 @@ from diffoundry.runtime.cli.schedulers import command as schedulers
 from diffoundry.runtime.errors import BundleError, ConfigError, InputError, UnknownArgumentError
 from diffoundry.runtime.pipelines.systems.vq_diffusion import truncate
 
+pytestmark = pytest.mark.slow
+
 NAME = "VQDiffusionPipeline"
 CAT = "The cat, unaffable"
 
@@ -57,7 +59,6 @@ CASES = {
 }
 
 
-@pytest.mark.slow_cases("empty*")
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_every_code_is_diffusers(pair, learnable, target):
     bundle, theirs = pair(learnable=learnable)

@@ -12,6 +12,8 @@ from diffoundry.runtime import load
 from diffoundry.runtime.cli.generate import command as generate
 from diffoundry.runtime.pipelines.chain import chain
 
+pytestmark = pytest.mark.slow
+
 TARGETS = ("onnxruntime", "openvino")
 TIMES = [1.0, 0.7, 0.2, 0.0]
 SIZE = {"height": 128, "width": 256}
@@ -63,7 +65,6 @@ DECODER_CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.slow_cases("openvino")
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_step_of_the_decoder_is_diffusers(folders, bundles, target):
     ours, theirs = load(bundles[1], target=target), open_wuerstchen(folders[1])

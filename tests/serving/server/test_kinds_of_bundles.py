@@ -3,6 +3,7 @@
 import base64
 import io
 import shutil
+from contextlib import ExitStack
 
 import httpx
 import numpy as np
@@ -22,27 +23,29 @@ _FEW = {"seed": 3, "num_inference_steps": 2}
 
 
 @pytest.fixture(scope="module")
-def pipes(wide_bundle, controlled_bundle, image_prompt_bundle, exported, tmp_path_factory):
-    """A pipeline of each kind."""
-    preset = tmp_path_factory.mktemp("preset") / "preset.bundle"
-    shutil.copytree(exported("emoji"), preset)
+def preset_bundle(exported, tmp_path_factory):
+    """The embedded model with a preset."""
+    folder = tmp_path_factory.mktemp("preset") / "preset.bundle"
+    shutil.copytree(exported("emoji"), folder)
     arguments = {"num_inference_steps": 3, "cache": "taylor:1", "scheduler": "euler"}
-    replace_json(Bundle(preset), PRESETS_FILE, {"fast": {"arguments": arguments, "measured": {}}})
+    replace_json(Bundle(folder), PRESETS_FILE, {"fast": {"arguments": arguments, "measured": {}}})
+    return folder
+
+
+@pytest.fixture
+def served(wide_bundle, controlled_bundle, image_prompt_bundle, preset_bundle):
+    """Factory: a pipeline of a kind, and the server of it."""
     folders = {
-        "variation": wide_bundle("variation"), "control": controlled_bundle(), "prompts": image_prompt_bundle(),
-        "preset": preset,
+        "variation": lambda: wide_bundle("variation"), "control": controlled_bundle, "prompts": image_prompt_bundle,
+        "preset": lambda: preset_bundle,
     }  # fmt: skip
-    opened = {name: load(folder, target="onnxruntime", precision="fp32") for name, folder in folders.items()}
-    yield opened
-    for pipe in opened.values():
-        pipe.close()
+    with ExitStack() as stack:
 
+        def serve(kind):
+            pipe = stack.enter_context(load(folders[kind](), target="onnxruntime", precision="fp32"))
+            return pipe, stack.enter_context(running_server([pipe]))
 
-@pytest.fixture(scope="module")
-def server(pipes):
-    """A server of all."""
-    with running_server(pipes.values()) as running:
-        yield running
+        yield serve
 
 
 def _png(image):
@@ -69,12 +72,13 @@ def _deprecated():
 
 
 @pytest.mark.slow
-def test_variations_of_the_official_client(pipes, server):
+def test_variations_of_the_official_client(served):
+    pipe, server = served("variation")
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client, _deprecated():
         answer = client.images.create_variation(
-            model=_model(pipes["variation"]), image=("in.png", _png(_IMAGE)), n=2, extra_body=_FEW
+            model=_model(pipe), image=("in.png", _png(_IMAGE)), n=2, extra_body=_FEW
         )
-    expected = pipes["variation"](image=_IMAGE, num_images_per_prompt=2, **_FEW).images
+    expected = pipe(image=_IMAGE, num_images_per_prompt=2, **_FEW).images
     np.testing.assert_array_equal([_pixels(one.b64_json) for one in answer.data], [np.asarray(one) for one in expected])
 
 
@@ -91,12 +95,14 @@ _CASES = {
 }
 
 
+@pytest.mark.slow_cases("control", "prompts")
 @pytest.mark.parametrize("kind", _CASES)
-def test_images_are_those_of_a_call(pipes, server, kind):
+def test_images_are_those_of_a_call(served, kind):
+    pipe, server = served(kind)
     sent, called = _CASES[kind]
     few = {"seed": 3} if kind == "preset" else _FEW
-    body = {"model": _model(pipes[kind]), "prompt": "a cat", "size": "64x64", **few, **sent}
+    body = {"model": _model(pipe), "prompt": "a cat", "size": "64x64", **few, **sent}
     answer = httpx.post(f"{server.url}/v1/images/generations", json=body, timeout=60)
     assert answer.status_code == 200, answer.text
-    expected = pipes[kind]("a cat", height=64, width=64, **few, **called).images[0]
+    expected = pipe("a cat", height=64, width=64, **few, **called).images[0]
     np.testing.assert_array_equal(_pixels(answer.json()["data"][0]["b64_json"]), np.asarray(expected))

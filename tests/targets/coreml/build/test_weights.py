@@ -83,6 +83,7 @@ def test_the_other_components_with_palettes(lowered, open_engine, torch_outputs,
         assert psnr(expected, outputs[name]) > 40
 
 
+@pytest.mark.slow
 def test_bits_by_node(lowered, bundle_of):
     """The recipe's choice: 4 bits here, 8 there, floats elsewhere, each from the weights before quantization."""
     made = lowered("emoji", "unet", "int4-weights", palette="recipe")

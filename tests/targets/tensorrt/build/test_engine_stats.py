@@ -29,7 +29,7 @@ def test_every_attention_is_one_kernel_in_half_precision(built, component):
     assert structure(spec, SIZE)["attentions_fused"] == spec.metadata["attentions"] > 0
 
 
-@pytest.mark.slow_cases("unet-*", "vae_decoder-*")
+@pytest.mark.slow
 @pytest.mark.parametrize(("component", "left"), [("unet", 2), ("vae_encoder", 1), ("vae_decoder", 1)])
 def test_group_norms_are_one_kernel_each(built, component, left):
     """All but those of a number of channels to a group that the kernel does not take; there are none at full size."""

@@ -20,7 +20,7 @@ ALWAYS = {
 """Precision to the networks that always run. Building the UNet takes longest, and in fp32 no attention is fused."""
 
 
-@pytest.mark.slow_cases("fp32-*", "*variation*")
+@pytest.mark.slow_cases("fp32-*", "*variation*", "*sd3-transformer*", "*safety_checker*")
 @pytest.mark.parametrize(
     ("precision", "model", "component", "attentions", "fused"),
     [

@@ -33,7 +33,7 @@ INPUTS = {
 CHANNELS = {"inpaint": 9, "xl-inpaint": 9, "instruct": 8}
 
 
-SLOW = ("xl-refiner", "xl-inpaint", "inpaint")
+SLOW = ("xl-refiner", "xl-inpaint", "xl-distilled", "inpaint")
 """The others have the same operators and inputs."""
 
 
