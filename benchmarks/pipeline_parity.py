@@ -259,6 +259,7 @@ SYSTEMS = (
         for name in (
             *("DDPMPipeline", "DDIMPipeline", "PNDMPipeline"),
             *(name for name in CLASS_CHECKPOINTS if name.startswith(_MEASURED)),
+            *(f"StableDiffusion{kind}PAG{form}Pipeline" for kind in ("", "XL") for form in ("", "Img2Img", "Inpaint")),
         )
     ),
 )

@@ -128,6 +128,7 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         t2i_adapters: tuple[str, ...] = (),
         ip_adapters: tuple[str, ...] = (),
         vae: Path | None = None,
+        pipeline: str | None = None,
         attention_control: bool = False,
         without: tuple[str, ...] = (),
         loras: tuple[str, ...] = (),
@@ -139,7 +140,7 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
         from diffoundry.exporter.request import ExportRequest
         from diffoundry.runtime.bundle.specs import Variant
 
-        more = controlnets, t2i_adapters, ip_adapters, vae, attention_control, without, loras
+        more = controlnets, t2i_adapters, ip_adapters, vae, pipeline, attention_control, without, loras
         asked_for = (str(model), target, precision, options, random_weights, *more, sorted(request.items()))
         key = hashlib.sha256(repr(asked_for).encode()).hexdigest()[:12]
         bundle = shared_folder / f"{Path(model).name}-{key}.bundle"
@@ -152,7 +153,8 @@ def exported(shared_folder: Path) -> Callable[..., Path]:
                 )
                 asked = ExportRequest(variants=variants, **request)
                 other = None if vae is None else str(vae)
-                opened = open_checkpoint(str(model), random_weights=random_weights, vae=other, without=without)
+                parts: dict[str, Any] = {"vae": other, "pipeline": pipeline, "without": without}
+                opened = open_checkpoint(str(model), random_weights=random_weights, **parts)
                 joined = opened.with_controlnets(controlnets).with_t2i_adapters(t2i_adapters)
                 whole = joined.with_ip_adapters(ip_adapters)
                 checkpoint = whole.with_loras(read_loras(loras)).with_attention_control(asked=attention_control)

@@ -16,6 +16,7 @@ from diffoundry.exporter.checkpoints.flat_folder import spread_flat_folder
 from diffoundry.exporter.checkpoints.hints import check_file
 from diffoundry.exporter.checkpoints.ip_adapters import find_ip_adapters, index_with_ip_adapters
 from diffoundry.exporter.checkpoints.json_files import read_json
+from diffoundry.exporter.checkpoints.pipeline_override import PIPELINE, checked_against, index_with_pipeline
 from diffoundry.exporter.checkpoints.resolve import DownloadProgress, configs_of, find_root, forms
 from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPE, SingleFile
 from diffoundry.exporter.checkpoints.t2i_adapters import find_t2i_adapters, index_with_t2i_adapters
@@ -54,6 +55,7 @@ class Checkpoint(CheckpointContents):
         without: Iterable[str] = (),
         vae: str | None = None,
         transformer: str | None = None,
+        pipeline: str | None = None,
         variant: str | None = None,
         file: SingleFile | None = None,
     ) -> Self:
@@ -70,15 +72,18 @@ class Checkpoint(CheckpointContents):
             without: See above.
             vae: See above.
             transformer: See above.
+            pipeline: See above.
             variant: See above.
             file: See above.
 
         Raises:
             CheckpointError: A part is missing, damaged, unknown or untrusted.
+            InputError: `pipeline` is not supported, or does not fit.
             ConfigError: A network is configured in a way that is not supported.
         """
         index = read_json(root / _INDEX)
         check_index(root / _INDEX, index)
+        index = index_with_pipeline(index, pipeline)
         outside = find_controlnets(root, index, controlnets)
         index = joined_index(index, tuple(outside), masks=take_masks(outside))
         adapters = find_t2i_adapters(root, index, t2i_adapters)
@@ -92,8 +97,9 @@ class Checkpoint(CheckpointContents):
         if transformer is not None:
             outside[TRANSFORMER] = open_transformer(transformer, index, root / TRANSFORMER / "config.json")
         without = tuple(without)
-        family = find_family(index, without)
-        check_classes(root / _INDEX, index, family)
+        with checked_against(pipeline):
+            family = find_family(index, without)
+            check_classes(root / _INDEX, index, family)
         for folder in family.folders:
             check_folder(root, folder, index)
         configs = read_configs(root, {source: one.folder for source, one in outside.items()}, index, family)
@@ -115,6 +121,7 @@ class Checkpoint(CheckpointContents):
             without=without,
             vae=vae,
             transformer=transformer,
+            pipeline=pipeline,
             variant=variant,
             file=file,
             sources=find_sources(root, outside, libraries, configs, seed=seed, file=file, variant=variant),
@@ -154,6 +161,7 @@ class Checkpoint(CheckpointContents):
             "without": list(self.without),
             "vae": None if self.vae is None else os.path.abspath(self.vae),
             "transformer": None if self.transformer is None else os.path.abspath(self.transformer),
+            "pipeline": self.pipeline,
             "variant": self.variant,
             "file": None if self.file is None else os.path.abspath(self.file.path),
             "prediction_type": None if self.file is None else self.file.asked,
@@ -266,6 +274,7 @@ class Checkpoint(CheckpointContents):
             "without": self.without,
             "vae": self.vae,
             "transformer": self.transformer,
+            "pipeline": self.pipeline,
             "variant": self.variant,
             "file": self.file,
         }
@@ -284,6 +293,7 @@ def open_checkpoint(
     without: Collection[str] = (),
     vae: str | None = None,
     transformer: str | None = None,
+    pipeline: str | None = None,
     variant: str | None = None,
 ) -> Checkpoint:
     """Find a checkpoint by the user's name for it, download it from the hub if needed, and check it.
@@ -299,16 +309,18 @@ def open_checkpoint(
         without: As `Checkpoint.without`; nothing of these is downloaded.
         vae: As `Checkpoint.vae`.
         transformer: As `Checkpoint.transformer`; the checkpoint's own is not downloaded.
+        pipeline: As `Checkpoint.pipeline`.
         variant: As `Checkpoint.variant`.
 
     Raises:
         CheckpointError: It cannot be found, read or trusted; the message is one sentence.
         ConfigError: A network is configured in a way that is not supported.
-        InputError: A prediction type that is unknown, or combined with anything but a single file.
+        InputError: A prediction type that is unknown, or combined with anything but a single file; a pipeline class
+            that is not supported, or does not fit.
     """
     model, revision = _split_revision(model, revision)
     alias = read_aliases().get(model)
-    options: dict[str, Any] = {"without": without, "vae": vae, "transformer": transformer}
+    options: dict[str, Any] = {"without": without, "vae": vae, "transformer": transformer, "pipeline": pipeline}
     if alias is not None and alias.configs is None:
         raise CheckpointError(f"model {model!r}: got the alias of a ControlNet, expected {forms()}")
     link = None if alias else describe_link(Path(model))
@@ -369,6 +381,7 @@ def open_recipe(recipe: Recipe) -> Checkpoint:
         without=recipe.without,
         vae=recipe.vae,
         transformer=recipe.source.get(TRANSFORMER),
+        pipeline=recipe.source.get(PIPELINE),
         variant=recipe.source.get(VARIANT),
     )
     joined = plain.with_controlnets(recipe.controlnets).with_t2i_adapters(recipe.t2i_adapters)

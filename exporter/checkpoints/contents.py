@@ -11,6 +11,7 @@ from diffoundry.exporter.checkpoints.controlnets import diffusers_index
 from diffoundry.exporter.checkpoints.ip_adapter_weights import IPAdapterWeights, add_image_prompts
 from diffoundry.exporter.checkpoints.ip_adapters import saved_ip_adapters
 from diffoundry.exporter.checkpoints.json_files import is_number_list, read_json
+from diffoundry.exporter.checkpoints.pipeline_override import PIPELINE
 from diffoundry.exporter.checkpoints.single_file import SingleFile
 from diffoundry.exporter.checkpoints.t2i_adapters import saved_t2i_adapters
 from diffoundry.exporter.checkpoints.tokenizer_files import holds_tokenizer, write_tokenizer
@@ -52,6 +53,7 @@ class CheckpointContents:
         without: Optional components that are left out although the folder has them, such as "safety_checker".
         vae: VAE that replaces the checkpoint's own, by the user's name; None for its own.
         transformer: File with the transformer that replaces the checkpoint's own, by the user's name; None for its own.
+        pipeline: Pipeline class that the user asked for, or None for that of model_index.json.
         variant: Variant of the weight files that the user asked for, such as "fp16"; None for files without one.
         file: Single file that holds the weights, or None.
         sources: Networks (folders in diffusers' layout) to their configs and weights.
@@ -72,6 +74,7 @@ class CheckpointContents:
     without: tuple[str, ...] = ()
     vae: str | None = None
     transformer: str | None = None
+    pipeline: str | None = None
     variant: str | None = None
     file: SingleFile | None = None
     sources: Mapping[str, WeightSource] = field(default_factory=dict)
@@ -157,7 +160,7 @@ class CheckpointContents:
         sums = {file: sha256_of(path) for file, path in files.items()}
         sums |= {} if self.file is None else self.file.identity()
         sums |= {f"lora {lora.file}:{lora.scale:g}": lora.sha256 for lora in self.loras}
-        named = {VARIANT: self.variant, TRANSFORMER: self.transformer}
+        named = {VARIANT: self.variant, TRANSFORMER: self.transformer, PIPELINE: self.pipeline}
         asked = {name: value for name, value in named.items() if value is not None}
         return {**asked, **sums} if self.seed is None else {SEED: str(self.seed), **asked, **sums}
 

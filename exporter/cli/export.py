@@ -77,6 +77,12 @@ _EXAMPLES = (
 @_checkpoint("--variant", help="Variant of the weight files: fp16, bf16, non_ema ...  [default: files without one]")
 @_checkpoint("--vae", metavar="DIR|FILE", help="Use this AutoencoderTiny or AutoencoderKL instead of the model's VAE.")
 @_checkpoint("--transformer", metavar="FILE", help="Use this transformer of FLUX or Z-Image instead of the model's.")
+@_checkpoint(
+    "--pipeline",
+    metavar="CLASS",
+    help="Export for this pipeline class of the same networks, such as StableDiffusionXLPAGPipeline.  "
+    "[default: the checkpoint's]",
+)
 @_checkpoint("--lora", multiple=True, metavar="FILE[:SCALE]", help="Add a LoRA to the weights. May be repeated.")
 @_checkpoint("--controlnet", multiple=True, metavar="NAME|DIR|FILE", help="Add a ControlNet. May be repeated.")
 @_checkpoint("--attention-control", is_flag=True, help="Let Prompt-to-Prompt and heat maps reach the UNet's attention.")
@@ -262,6 +268,7 @@ def _open(
     image_encoder: str | None,
     vae: str | None,
     transformer: str | None,
+    pipeline: str | None,
     no_safety_checker: bool,
     without: Sequence[str],
     prediction_type: str | None,
@@ -284,6 +291,7 @@ def _open(
             without=left_out,
             vae=vae,
             transformer=transformer,
+            pipeline=pipeline,
             variant=variant,
         )
     _check_without(plain, without)

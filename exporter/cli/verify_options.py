@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import click
 
 from diffoundry.exporter.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from diffoundry.exporter.checkpoints.pipeline_override import PIPELINE
 from diffoundry.exporter.checkpoints.single_file import PREDICTION_TYPE
 from diffoundry.exporter.checkpoints.transformer_override import TRANSFORMER
 from diffoundry.exporter.checkpoints.weight_files import VARIANT
@@ -148,6 +149,7 @@ def open_against(against: str | None, bundle: Path) -> Checkpoint | None:
         without=recipe.without,
         vae=recipe.vae,
         transformer=recipe.source.get(TRANSFORMER),
+        pipeline=recipe.source.get(PIPELINE),
     )
 
 

@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from diffoundry.exporter.component import Component
 from diffoundry.exporter.components.attention_control import map_level
+from diffoundry.exporter.components.attention_processor import AttentionProcessor, split_axis
 from diffoundry.exporter.components.network_module import NetworkModule
 from diffoundry.runtime.models.attention_control import (
     ATTENTION_MAPS,
@@ -54,7 +55,7 @@ class AttentionControlModule(NetworkModule):
         for _ in range(self._level):
             height, width = (height + 1) // 2, (width + 1) // 2
         maps = torch.stack(self._state.maps).mean(0).transpose(1, 2)
-        return {"sample": sample, ATTENTION_MAPS: _split(maps, 2, (height, width))}
+        return {"sample": sample, ATTENTION_MAPS: split_axis(maps, 2, (height, width))}
 
 
 class _State:
@@ -73,27 +74,11 @@ class _State:
         return tensor.index_select(0, self.inputs[BASE_ROWS])
 
 
-class _Processor:
-    """The parts that all three processors share: projections and heads, as `diffusers.AttnProcessor2_0` has them."""
+class _Processor(AttentionProcessor):
+    """A processor that reads the inputs of the call."""
 
     def __init__(self, state: _State) -> None:
         self.state = state
-
-    def __call__(
-        self, attn: Any, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None = None, **_: Any
-    ) -> torch.Tensor:
-        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
-        if encoder_hidden_states is not None and attn.norm_cross:
-            context = attn.norm_encoder_hidden_states(context)
-        pairs = ((attn.to_q, hidden_states), (attn.to_k, context), (attn.to_v, context))
-        query, key, value = (_split(layer(states), 2, (attn.heads, -1)).transpose(1, 2) for layer, states in pairs)
-        mixed = self.attend(attn, query, key, value).transpose(1, 2).flatten(2)
-        result: torch.Tensor = attn.to_out[1](attn.to_out[0](mixed)) / attn.rescale_output_factor
-        return result
-
-    def attend(self, attn: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        """Return the attention's result; all tensors are (batch, heads, tokens, width)."""
-        raise NotImplementedError
 
 
 class _SelfAttention(_Processor):
@@ -124,11 +109,6 @@ class _ShownCrossAttention(_Processor):
         self.state.maps.append(edited.mean(1))
         result: torch.Tensor = edited @ value
         return result
-
-
-def _split(tensor: torch.Tensor, axis: int, sizes: tuple[Any, ...]) -> torch.Tensor:
-    """Split an axis into several; torch's own method has no types."""
-    return tensor.reshape(*tensor.shape[:axis], *sizes, *tensor.shape[axis + 1 :])
 
 
 def _level_of(name: str, levels: int) -> int | None:

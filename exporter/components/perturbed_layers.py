@@ -1,4 +1,7 @@
-"""Self-attention whose layers may be perturbed: which layers diffusers perturbs, and a token's own value."""
+"""Self-attention whose layers may be perturbed: which layers diffusers perturbs, and a token's own value.
+
+Ahn et al. 2024, https://arxiv.org/abs/2403.17377.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

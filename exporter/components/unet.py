@@ -14,6 +14,8 @@ from diffoundry.runtime.bundle.specs import DimSpec, TensorSpec
 from diffoundry.runtime.errors import ConfigError
 from diffoundry.runtime.formats.config_values import refuse
 from diffoundry.runtime.models.controlnet import MID_RESIDUAL
+from diffoundry.runtime.models.identity_layers import IDENTITY_LAYERS
+from diffoundry.runtime.models.perturbed_unet import self_attentions
 from diffoundry.runtime.models.roles import DENOISER
 from diffoundry.runtime.models.sample_size import HINT_CHANNELS, HINT_FACTOR
 
@@ -33,6 +35,7 @@ def unet_2d_condition(
     feeds: Collection[str] = (),
     attention_mask: bool = False,
     optional: bool = False,
+    perturbs: bool = False,
 ) -> ComponentKind:
     """Declare a UNet with cross attention.
 
@@ -43,10 +46,14 @@ def unet_2d_condition(
         feeds: Names of inputs that its pipeline feeds beside text and sizes: "class_labels", "image_embeds", "hint".
         attention_mask: True if its pipeline feeds a mask of the text's tokens.
         optional: True if a checkpoint may lack it.
+        perturbs: True if an input names layers whose self-attention is perturbed.
     """
 
     def describe(configs: Configs) -> Component:
         conditions = condition_inputs(configs, name, feeds=feeds, mask=attention_mask)
+        if perturbs:
+            count = len(self_attentions(configs[name], f"{name}/config.json"))
+            conditions += (TensorSpec(name=IDENTITY_LAYERS, dtype="float32", shape=("batch", count)),)
         return _describe(configs, name, role, dims(configs), conditions)
 
     return ComponentKind(name=name, source=name, classes=(f"diffusers:{_CLASS}",), describe=describe, optional=optional)

@@ -96,9 +96,10 @@ def _unsupported(pipeline_class: Any) -> str:
     """Sentence for a pipeline class without a family."""
     if not isinstance(pipeline_class, str):
         return f"model_index.json: got {pipeline_class!r} as '_class_name', expected the name of a diffusers pipeline"
-    length, digits = len(pipeline_class), re.findall(r"\d", pipeline_class)  # another digit is another model, no slip
+    # Another digit or capital letter is another model, no slip.
+    length, marks = len(pipeline_class), re.findall(r"[A-Z\d]", pipeline_class)
     names = [name for entry in FAMILY_TABLE for name in entry.classes if abs(len(name) - length) <= 1]
-    known = [name for name in names if re.findall(r"\d", name) == digits]
+    known = [name for name in names if re.findall(r"[A-Z\d]", name) == marks]
     name = pipeline_class if len(pipeline_class) <= 60 else f"{pipeline_class[:57]}..."
     return (
         f"{name.removesuffix('Pipeline')} is not supported yet (model_index.json has {name}); supported: {_SUPPORTED}; "

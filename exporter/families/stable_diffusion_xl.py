@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from diffoundry.exporter.component import FamilyDeclaration
 from diffoundry.exporter.components.clip_text import PLAIN, PROJECTED, clip_text_encoder
-from diffoundry.exporter.components.unet import UNET
+from diffoundry.exporter.components.unet import UNET, unet_2d_condition
 from diffoundry.exporter.components.vae import VAE_DECODER, VAE_ENCODER
 
-__all__ = ["FAMILY"]
+__all__ = ["FAMILY", "PERTURBED"]
 
 FAMILY = FamilyDeclaration(
     name="stable_diffusion_xl",
@@ -23,3 +23,10 @@ FAMILY = FamilyDeclaration(
     ),
     folders=("scheduler", "tokenizer", "tokenizer_2"),
 )
+
+PERTURBED = replace(
+    FAMILY,
+    name="stable_diffusion_xl_pag",
+    components=tuple(unet_2d_condition(perturbs=True) if kind is UNET else kind for kind in FAMILY.components),
+)
+"""With an input for layers whose self-attention is perturbed."""

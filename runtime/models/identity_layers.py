@@ -1,4 +1,4 @@
-"""The input of transformers for layers whose self-attention is perturbed: their tokens see themselves alone."""
+"""The input of networks for layers whose self-attention is perturbed: their tokens see themselves alone."""
 
 from collections.abc import Iterable
 

@@ -29,8 +29,10 @@ def _set_skip_prk_steps(config: Config) -> dict[str, Any]:
 
 
 _SCHEDULER: Mapping[str, tuple[Callable[[Config], dict[str, Any]], ...]] = {
-    "StableDiffusionPipeline": (_set_steps_offset, _clear_clip_sample),
-    "StableDiffusionImg2ImgPipeline": (_set_steps_offset, _clear_clip_sample),
+    **{
+        f"StableDiffusion{form}Pipeline": (_set_steps_offset, _clear_clip_sample)
+        for form in ("", "Img2Img", "PAG", "PAGImg2Img", "PAGInpaint")
+    },
     "StableDiffusionInpaintPipeline": (_set_steps_offset, _set_skip_prk_steps),
 }
 """Class to its corrections of the scheduler's config."""
@@ -39,9 +41,7 @@ _SAMPLE_SIZE = 64
 """The smallest `sample_size` that a UNet saved before diffusers 0.9 keeps."""
 
 _CORRECTS_SAMPLE_SIZE = (
-    "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionInpaintPipeline",
+    *_SCHEDULER,
     "StableDiffusionDepth2ImgPipeline",
     "StableDiffusionImageVariationPipeline",
 )

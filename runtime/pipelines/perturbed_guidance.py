@@ -1,8 +1,9 @@
-"""Guidance away from what a transformer predicts when tokens of some layers see themselves alone.
+"""Guidance away from what a network predicts when tokens of some layers see themselves alone.
 
 Ahn et al. 2024, https://arxiv.org/abs/2403.17377. diffusers: `PAGMixin`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,12 +11,13 @@ import numpy as np
 
 from diffoundry.runtime.models.identity_layers import IDENTITY_LAYERS
 from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
-from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Unguided
+from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Guidance, Unguided, choose_guidance
 from diffoundry.runtime.pipelines.guidance_rescale import rescale_noise
+from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.step_guidance import StepGuidance, last_rows
-from diffoundry.runtime.pipelines.systems.perturbed_attention import PerturbedLayers, scale_at
+from diffoundry.runtime.pipelines.systems.perturbed_attention import PerturbedLayers, find_layers, layer_names, scale_at
 
-__all__ = ["Perturbation", "PerturbedGuidance", "PerturbedUnguided"]
+__all__ = ["Perturbation", "PerturbedGuidance", "PerturbedUnguided", "choose_perturbed"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -95,3 +97,29 @@ class PerturbedUnguided(Unguided, StepGuidance):
         """See `StepGuidance.predict`."""
         output: FloatArray = denoiser(sample, timestep, feeds)
         return output + self.perturbation.term(output, denoiser, sample, timestep, feeds)
+
+
+def choose_perturbed(
+    inputs: CommonInputs, prompts: PerturbedLayers, denoiser: Denoiser, modules: Sequence[str]
+) -> Guidance:
+    """Return the guidance of a call. See `Family.choose_guidance`.
+
+    Args:
+        inputs: The common arguments.
+        prompts: Those of the family.
+        denoiser: Its network.
+        modules: Names of the self-attentions of the network, in the order of `IDENTITY_LAYERS`.
+
+    Raises:
+        InputError: A name of `pag_applied_layers` fits no layer.
+    """
+    plain = choose_guidance(inputs.guidance_scale, inputs.guidance_rescale, denoiser)
+    if not prompts.pag_scale > 0 or not layer_names(prompts):
+        return plain
+    layers = np.zeros((1, len(modules)), np.float32)
+    layers[:, find_layers(prompts, modules)] = 1.0
+    perturbation = Perturbation(inputs=prompts, layers=layers)
+    if isinstance(plain, ClassifierFreeGuidance):
+        return PerturbedGuidance(scale=plain.scale, rescale=plain.rescale, perturbation=perturbation)
+    assert isinstance(plain, Unguided)
+    return PerturbedUnguided(embedding=plain.embedding, perturbation=perturbation)

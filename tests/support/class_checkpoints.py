@@ -97,6 +97,20 @@ _VARIANTS = {
         for form in _FORMS
     },
     **{
+        f"{base}{form}Pipeline": _variant(f"{base}{form}Pipeline", variant)
+        for base, variant in {"StableDiffusionPAG": "sd1-small", "StableDiffusionXLPAG": "xl"}.items()
+        for form in _FORMS
+    },
+    **{
+        f"{base}ControlNetPAG{form}Pipeline": _variant(f"{base}PAG{form}Pipeline", variant, controlnet="first")
+        for base, form, variant in (
+            ("StableDiffusion", "", "sd1"),
+            ("StableDiffusion", "Inpaint", "sd1"),
+            ("StableDiffusionXL", "", "xl"),
+            ("StableDiffusionXL", "Img2Img", "xl"),
+        )
+    },
+    **{
         f"StableDiffusion3ControlNet{form}Pipeline": _variant("StableDiffusion3Pipeline", "sd3", controlnet=kind)
         for form, kind in {"": "first", "Inpainting": "masked"}.items()
     },

@@ -11,6 +11,7 @@ from diffoundry.runtime.cli.systems.flux_redux import FLUX_REDUX
 from diffoundry.runtime.cli.systems.group import OptionGroup
 from diffoundry.runtime.cli.systems.kandinsky import KANDINSKY
 from diffoundry.runtime.cli.systems.lumina2 import LUMINA2
+from diffoundry.runtime.cli.systems.perturbed_attention import PERTURBED_ATTENTION
 from diffoundry.runtime.cli.systems.pixart import PIXART
 from diffoundry.runtime.cli.systems.pixels import PIXELS
 from diffoundry.runtime.cli.systems.sana import SANA
@@ -24,7 +25,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 GROUPS: tuple[OptionGroup, ...] = (
     CLASS_LABELS, PIXELS, UPSCALING, DEPTH, STAGES, KANDINSKY, DEEPFLOYD, CASCADES,
-    VQ_DIFFUSION, PIXART, SANA, LUMINA2, FLUX_REDUX,
+    VQ_DIFFUSION, PIXART, SANA, LUMINA2, FLUX_REDUX, PERTURBED_ATTENTION,
 )  # fmt: skip
 """Every heading, in the order of the help."""
 

@@ -14,10 +14,10 @@ from diffoundry.runtime.models.hunyuan_dit_2d import BERT_TOKENS, SIZE, T5_TOKEN
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.t5_encoder import T5EncoderModel
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
-from diffoundry.runtime.pipelines.guidance import Condition, Guidance, choose_guidance
+from diffoundry.runtime.pipelines.guidance import Condition, Guidance
 from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
-from diffoundry.runtime.pipelines.perturbed_guidance import Perturbation, PerturbedGuidance, PerturbedUnguided
-from diffoundry.runtime.pipelines.systems.perturbed_attention import check_perturbed, find_layers, layer_names
+from diffoundry.runtime.pipelines.perturbed_guidance import choose_perturbed
+from diffoundry.runtime.pipelines.systems.perturbed_attention import block_layers, check_perturbed
 
 __all__ = ["HunyuanDiT", "HunyuanDiTPAG", "HunyuanDiTPAGPromptInputs", "HunyuanDiTPromptInputs"]
 
@@ -189,16 +189,7 @@ class HunyuanDiTPAG(HunyuanDiT):
 def _choose_perturbed(
     inputs: CommonInputs, prompts: HunyuanDiTPAGPromptInputs, denoiser: HunyuanDiT2DModel
 ) -> Guidance:
-    """Return the guidance of a call. See `Family.choose_guidance`."""
-    scale, rescale = inputs.guidance_scale, inputs.guidance_rescale
-    if not prompts.pag_scale > 0 or not layer_names(prompts):
-        return choose_guidance(scale, rescale, denoiser)
-    layers = np.zeros((1, denoiser.layers), np.float32)
-    layers[:, find_layers(prompts, denoiser.layers, "blocks")] = 1.0
-    perturbation = Perturbation(inputs=prompts, layers=layers)
-    if scale > 1:
-        return PerturbedGuidance(scale=scale, rescale=rescale, perturbation=perturbation)
-    return PerturbedUnguided(perturbation=perturbation)
+    return choose_perturbed(inputs, prompts, denoiser, block_layers(denoiser.layers, "blocks"))
 
 
 _ENCODED = {

@@ -22,6 +22,18 @@ STABLE_DIFFUSION_FAMILIES = (
         exporter="diffoundry.exporter.families.stable_diffusion:FAMILY",
     ),
     FamilyEntry(
+        name="stable_diffusion_pag",
+        classes={
+            "StableDiffusionPAGPipeline": PipelineClass("text_to_image"),
+            "StableDiffusionPAGImg2ImgPipeline": PipelineClass("image_to_image"),
+            "StableDiffusionPAGInpaintPipeline": PipelineClass("inpainting"),
+            "StableDiffusionControlNetPAGPipeline": PipelineClass("text_to_image", controlnet=True),
+            "StableDiffusionControlNetPAGInpaintPipeline": PipelineClass("inpainting", controlnet=True),
+        },
+        runtime="diffoundry.runtime.pipelines.families.perturbed_stable_diffusion:StableDiffusionPAG",
+        exporter="diffoundry.exporter.families.stable_diffusion:PERTURBED",
+    ),
+    FamilyEntry(
         name="latent_consistency",
         classes={
             "LatentConsistencyModelPipeline": PipelineClass("text_to_image"),
@@ -43,6 +55,18 @@ STABLE_DIFFUSION_FAMILIES = (
         },
         runtime="diffoundry.runtime.pipelines.families.stable_diffusion_xl:StableDiffusionXL",
         exporter="diffoundry.exporter.families.stable_diffusion_xl:FAMILY",
+    ),
+    FamilyEntry(
+        name="stable_diffusion_xl_pag",
+        classes={
+            "StableDiffusionXLPAGPipeline": PipelineClass("text_to_image"),
+            "StableDiffusionXLPAGImg2ImgPipeline": PipelineClass("image_to_image"),
+            "StableDiffusionXLPAGInpaintPipeline": PipelineClass("inpainting"),
+            "StableDiffusionXLControlNetPAGPipeline": PipelineClass("text_to_image", controlnet=True),
+            "StableDiffusionXLControlNetPAGImg2ImgPipeline": PipelineClass("image_to_image", controlnet=True),
+        },
+        runtime="diffoundry.runtime.pipelines.families.perturbed_stable_diffusion:StableDiffusionXLPAG",
+        exporter="diffoundry.exporter.families.stable_diffusion_xl:PERTURBED",
     ),
     FamilyEntry(
         name="image_variation",

@@ -18,6 +18,7 @@ from diffoundry.runtime.pipelines.denoising import Predict
 __all__ = [
     "PerturbedInputs",
     "PerturbedLayers",
+    "block_layers",
     "check_perturbed",
     "find_layers",
     "layer_names",
@@ -96,7 +97,7 @@ def perturbed_predict(
     Raises:
         InputError: No layer has such a name.
     """
-    chosen, guided = find_layers(inputs, layers), inputs.guidance_scale > 1
+    chosen, guided = find_layers(inputs, block_layers(layers)), inputs.guidance_scale > 1
     copies, scale = 2 + guided, np.float32(inputs.guidance_scale)
     whole = {name: np.concatenate([array, array[-images:]]) for name, array in feeds.items()}
     identity = np.zeros((images * copies, layers), np.float32)
@@ -115,25 +116,33 @@ def perturbed_predict(
     return predict
 
 
-def find_layers(inputs: PerturbedLayers, count: int, blocks: str = "transformer_blocks") -> list[int]:
+def block_layers(count: int, blocks: str = "transformer_blocks") -> list[str]:
+    """Return the names of the self-attentions of a transformer in diffusers.
+
+    Args:
+        count: Of layers.
+        blocks: Name of the list of layers.
+    """
+    return [f"{blocks}.{index}.attn1" for index in range(count)]
+
+
+def find_layers(inputs: PerturbedLayers, modules: Sequence[str]) -> list[int]:
     """Return the numbers of the layers that are perturbed. diffusers: `PAGMixin._set_pag_attn_processor`.
 
     Args:
         inputs: Of the call.
-        count: Of layers.
-        blocks: Name of the list of layers in diffusers' network.
+        modules: Names of the self-attentions in diffusers.
 
     Raises:
         InputError: A name fits none.
     """
-    modules = [f"{blocks}.{index}.attn1" for index in range(count)]
     chosen = set()
     for name in layer_names(inputs):
         found = [index for index, module in enumerate(modules) if re.search(name, module)]
         if not found:
+            first, last = (modules[index].removesuffix(".attn1") for index in (0, -1))
             raise InputError(
-                f"pag_applied_layers: got {name!r}, which fits no layer, expected names such as '{blocks}.0' to "
-                f"'{blocks}.{count - 1}'"
+                f"pag_applied_layers: got {name!r}, which fits no layer, expected names such as {first!r} to {last!r}"
             )
         chosen.update(found)
     return sorted(chosen)

@@ -175,8 +175,8 @@ def test_export_refuses_before_any_work(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_random_weights_are_not_calibrated_either(exported):
-    recipe = Bundle(exported("emoji")).manifest.recipe
+def test_random_weights_are_not_calibrated_either(emoji_bundle):
+    recipe = Bundle(emoji_bundle).manifest.recipe
     assert quantization_for(recipe, WITHOUT) is WITHOUT
 
 

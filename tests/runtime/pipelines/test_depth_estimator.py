@@ -71,6 +71,7 @@ def test_the_latents_of_diffusers_on_each_target(exported, tiny_sd_checkpoint, v
             compare(load(made, target=target), reference, prompt, num_inference_steps=3, **arguments)
 
 
+@pytest.mark.slow
 def test_the_estimator_runs_without_a_depth_map_alone(ours):
     asked = {"image": image(), "num_inference_steps": 2, "seed": 0, "output_type": "latent"}
     depth = DPTForDepthEstimation(ours.session)([image()])
@@ -81,6 +82,7 @@ def test_the_estimator_runs_without_a_depth_map_alone(ours):
     assert ours.example_inputs == ("image", "strength")
 
 
+@pytest.mark.slow
 def test_one_depth_everywhere_is_refused(ours):
     """diffusers divides by zero there, and generates a black image."""
     asked = {"image": Image.new("RGB", (64, 64)), "num_inference_steps": 2}
@@ -90,6 +92,7 @@ def test_one_depth_everywhere_is_refused(ours):
         ours(PROMPT, **asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -108,6 +111,7 @@ def test_what_does_not_fit_is_refused(ours, arguments, message):
         ours(PROMPT, num_inference_steps=2, **arguments)
 
 
+@pytest.mark.slow
 def test_an_image_that_does_not_become_a_square_is_refused(bundle, tmp_path):
     copied = tmp_path / "ratio.bundle"
     shutil.copytree(bundle, copied)
@@ -136,6 +140,7 @@ def test_a_missing_image_processor_is_refused(tiny_sd_checkpoint, tmp_path):
         open_checkpoint(str(folder))
 
 
+@pytest.mark.slow
 def test_the_command_line_needs_no_depth_map(bundle, ours, tmp_path):
     image().save(tmp_path / "start.png")
     asked = [str(bundle), PROMPT, "--steps", "2", "--seed", "0", "--image", str(tmp_path / "start.png")]

@@ -100,6 +100,7 @@ def test_a_batch_of_other_bits_is_not_used(pipes, monkeypatch):
     assert np.array_equal(given, _steps(whole, num_inference_steps=3))
 
 
+@pytest.mark.slow
 def test_low_memory_closes_what_the_loop_does_not_need(exported, pipes, monkeypatch):
     pipe = load(exported("emoji-dit", partition=True), options=EngineOptions(threads=1), low_memory=True)
     seen, run_part = [], PartitionedEngine._run_part
@@ -115,6 +116,7 @@ def test_low_memory_closes_what_the_loop_does_not_need(exported, pipes, monkeypa
     assert np.array_equal(given, _steps(pipes("emoji-dit")[0], num_inference_steps=3))
 
 
+@pytest.mark.slow
 def test_parts_run_in_pieces_within_a_limit_of_memory(exported, pipes, monkeypatch):
     monkeypatch.setattr(MemoryLimit, "room", 12 << 20)
     pipe = load(exported("emoji-dit", partition=True), options=EngineOptions(threads=1), memory="20GB")

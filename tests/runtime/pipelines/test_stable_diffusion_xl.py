@@ -70,6 +70,7 @@ def test_every_step_is_diffusers_on_openvino(exported, base, theirs):
     compare(load(exported(base, target="openvino")), theirs[TEXT], "a red apple", num_inference_steps=5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [5.0, 1.0])
 def test_an_embedded_guidance_scale(exported, tiny_sd_checkpoint, scale):
     folder = tiny_sd_checkpoint("xl-distilled")
@@ -127,6 +128,7 @@ def test_the_refiner(refiner, apple, arguments):
     compare(*refiner, "a green apple", image=apple, **arguments)
 
 
+@pytest.mark.slow
 def test_the_refiner_goes_on_where_the_base_stopped(xl, theirs, refiner):
     arguments = {"num_inference_steps": 8, "output_type": "latent"}
     latents = xl("a red apple", seed=1, denoising_end=0.5, **arguments).images

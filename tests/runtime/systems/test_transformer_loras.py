@@ -86,7 +86,7 @@ def write_peft(pairs, file, prefix, **others):
     save_file({**tensors, **others}, file)
 
 
-@pytest.mark.slow_cases("flux*", "chroma", "auraflow")
+@pytest.mark.slow_cases("flux*", "chroma", "auraflow", "lumina2")
 @pytest.mark.parametrize("name", list(KINDS))
 def test_names_of_diffusers(pair, tmp_path, name):
     """Every linear layer; a tensor of no layer is listed."""

@@ -25,7 +25,7 @@ def feeds_of(make_feeds):
     return make
 
 
-@pytest.mark.slow_cases("*sd1-tiny-vae_encoder*", "*variation-unet*", "*safety_checker*")
+@pytest.mark.slow_cases("*sd1-tiny*", "*variation*", "*safety_checker*")
 @pytest.mark.parametrize(
     "target", ["iOS18", *(pytest.param(name, marks=pytest.mark.slow) for name in ("iOS16", "iOS17"))]
 )

@@ -33,7 +33,7 @@ INPUTS = {
 CHANNELS = {"inpaint": 9, "xl-inpaint": 9, "instruct": 8}
 
 
-SLOW = ("xl-refiner", "xl-inpaint", "xl-distilled", "inpaint")
+SLOW = ("xl-refiner", "xl-inpaint", "xl-distilled", "inpaint", "instruct")
 """The others have the same operators and inputs."""
 
 
@@ -57,10 +57,9 @@ def test_the_parser_takes_it(rtx, portable, tmp_path, variant, component):
 @pytest.mark.parametrize(
     ("variant", "component"),
     [
-        pytest.param("xl-distilled", "unet", marks=pytest.mark.slow),  # with every input that the others have
         ("xl", "text_encoder_2"),
         ("sd3", "transformer"),
-        *(pytest.param(*key, marks=pytest.mark.slow) for key in INPUTS if key[0] in SLOW or key[0] == "instruct"),
+        *(pytest.param(*key, marks=pytest.mark.slow) for key in INPUTS if key[0] in SLOW),
     ],
 )
 def test_the_builder_fuses_every_attention(built, variant, component):
