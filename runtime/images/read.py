@@ -27,16 +27,17 @@ _MAX_PIXELS = 178_956_970
 
 
 def read_image_file(path: str | os.PathLike[str], subject: str) -> "Image":
-    """Read the first frame of an image file and turn it upright, as its EXIF orientation says.
+    """Read an image file and turn it upright, as its EXIF orientation says.
 
-    The result has no alpha channel if that was opaque everywhere. diffusers: `load_image`, which drops every alpha.
+    The result has no alpha channel if that was opaque everywhere. diffusers: `load_image`, which drops every alpha, and
+    takes the first of several frames.
 
     Args:
         path: The file.
         subject: Option or argument, for messages: "--image".
 
     Raises:
-        InputError: No such file, another format, a damaged file, or too many pixels.
+        InputError: No such file, another format, a damaged file, several frames, or too many pixels.
     """
     subject = f"{subject} {path}"
     try:
@@ -60,15 +61,18 @@ def read_image(
         most_pixels: Width times height; more are refused before they are decoded.
 
     Raises:
-        InputError: Another format, a damaged file, or too many pixels.
+        InputError: Another format, a damaged file, several frames, or too many pixels.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    frames = 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(stream, formats=formats)
-            if image.width * image.height <= most_pixels:
+            # The further images of an MPO, which phones write as JPEG, are previews and depths of the first.
+            frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+            if frames == 1 and image.width * image.height <= most_pixels:
                 image.load()
                 return drop_opaque_alpha(ImageOps.exif_transpose(image))
     except Image.DecompressionBombError as error:
@@ -85,6 +89,8 @@ def read_image(
         raise InputError(
             f"{subject}: cannot be read ({type(error).__name__}: {error}); the image is damaged, save it again"
         ) from error
+    if frames > 1:
+        raise InputError(f"{subject}: got {frames} frames, expected an image of one; save the one that you mean alone")
     raise InputError(_too_many(subject, most_pixels))
 
 

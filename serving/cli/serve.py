@@ -9,11 +9,12 @@ from typing import Any
 
 import click
 
-from diffoundry.runtime.cli.console import print_json, remark, warn
+from diffoundry.runtime.cli.console import print_json, remark, size_text, warn
 from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.open_pipeline import find_chain, open_pipeline
 from diffoundry.runtime.cli.options import engine_options, json_option, take_engine_options, tell_choice
 from diffoundry.runtime.dispatch import Dispatcher
+from diffoundry.runtime.engines.available_memory import own_memory
 from diffoundry.runtime.errors import InputError, MissingExtraError
 from diffoundry.serving.server.limits import Limits
 
@@ -153,6 +154,7 @@ def command(
         pipelines = [open_pipeline(one, **engines) for one in bundles]
         for session in [session for pipeline in pipelines for session in pipeline.sessions]:
             tell_choice(session)
+        _check_memory(values["memory"])
         dispatcher = Dispatcher(
             max_active=values["active"], max_queued=values["queue"], batching=values["batching"],
             memory=values["memory"],
@@ -168,6 +170,20 @@ def command(
         serve(state, listener)
         for pipeline in pipelines:
             pipeline.close()
+
+
+def _check_memory(memory: int | None) -> None:
+    """Refuse a limit that the server exceeds before its first job.
+
+    Raises:
+        InputError: As said.
+    """
+    held = own_memory()[0]
+    if memory is not None and memory <= held:
+        raise InputError(
+            f"--memory: got {size_text(memory)}, expected more than the {size_text(held)} that this server holds "
+            f"before it opens an engine; a job needs its engines as well"
+        )
 
 
 def _lora_folder(folder: Path | None) -> Path | None:

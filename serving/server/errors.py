@@ -53,18 +53,22 @@ def bad_parameter(param: str, message: str) -> ApiError:
 _NAMES = {"num_images_per_prompt": "n", "batch_size": "n", "height": "size", "width": "size"}
 """Arguments of a pipeline that have another name as parameters."""
 
+_OF_SCHEDULER = re.compile(r"[A-Za-z0-9]+\.set_timesteps\b.*?\b(timesteps|sigmas|num_inference_steps)\b")
+"""A message of a scheduler, which names its method and then the argument."""
+
 
 def from_error(error: DiffoundryError) -> ApiError:
     """Return the error of an HTTP response for one of the runtime: 400 for an argument, 500 for an engine.
 
     A `ConfigError` is a scheduler that cannot compute with the arguments of this call.
     """
-    message = str(error)
+    message = str(error).replace("pass height and width", "pass size")
     if not isinstance(error, InputError | ConfigError):
         return ApiError(500, message, code="engine_error")
     subject, colon, rest = message.partition(":")
     words = [re.sub(r" [0-9]+$", "", word) for word in subject.split(" and ")] if colon else []  # "prompt 1"
     if not words or not all(re.fullmatch(r"[a-z_0-9]+", word) for word in words):
-        return ApiError(400, message, code="invalid_value")
+        found = _OF_SCHEDULER.match(message)
+        return ApiError(400, message, param=found and found[1], code="invalid_value")
     named = list(dict.fromkeys(_NAMES.get(word, word) for word in words))
     return ApiError(400, f"{' and '.join(named)}:{rest}", param=named[0], code="invalid_value")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from diffoundry.runtime.errors import InputError
-from diffoundry.runtime.images.read import drop_opaque_alpha, read_array_file, read_image_file
+from diffoundry.runtime.images.read import drop_opaque_alpha, read_array_file, read_image, read_image_file
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 8, 3), dtype=np.uint8)
 
@@ -125,6 +125,26 @@ def test_other_files_are_refused_in_a_sentence(tmp_path, monkeypatch):
     for missing, reason in ((tmp_path / "none.png", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(InputError, match=rf"--image .*: cannot be read \({reason}.*\); expected an image such as"):
             read_image_file(missing, "--image")
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_several_frames_are_refused(form):
+    stream, frames = io.BytesIO(), [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
+    frames[0].save(stream, format=form, save_all=True, append_images=frames[1:])
+    stream.seek(0)
+    words = "--image a: got 2 frames, expected an image of one; save the one that you mean alone"
+    with pytest.raises(InputError, match=words):
+        read_image(stream, "--image a")
+
+
+def test_the_previews_of_a_photograph_are_no_frames():
+    """Phones write JPEG files with a depth map, or a second view, behind the image."""
+    stream, frames = io.BytesIO(), [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
+    frames[0].save(stream, format="MPO", save_all=True, append_images=frames[1:])
+    stream.seek(0)
+    red, _, blue = np.asarray(read_image(stream, "--image")).mean((0, 1))
+    assert red > 200
+    assert blue < 50
 
 
 def test_arrays_of_floats(tmp_path):

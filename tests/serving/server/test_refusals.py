@@ -2,12 +2,15 @@
 
 import base64
 import io
+import re
 
 import httpx
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from diffoundry.runtime.errors import InputError
+from diffoundry.serving.cli.serve import command as serve
 from diffoundry.serving.server.errors import from_error
 from diffoundry.serving.server.parameter_table import NEUTRAL
 
@@ -147,6 +150,32 @@ def test_parameters_in_the_address_are_refused(running):
 def test_errors_with_a_number_name_their_parameter():
     error = from_error(InputError("prompt 2: got half of a surrogate pair"))
     assert (error.status, error.param, error.message) == (400, "prompt", "prompt: got half of a surrogate pair")
+
+
+_TRANSLATED = {
+    "DDIMScheduler.set_timesteps does not take 'timesteps'. It takes num_inference_steps.": ("timesteps", ""),
+    "DDIMScheduler.set_timesteps: num_inference_steps is 5000, expected at most 1000": ("num_inference_steps", ""),
+    "image: got 64 x 64 pixels; resize it, or pass height and width, to which it is resized": (
+        "image", "image: got 64 x 64 pixels; resize it, or pass size, to which it is resized"
+    ),
+    "bundle a: damaged": (None, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("sentence", _TRANSLATED)
+def test_sentences_of_the_runtime_name_parameters(sentence):
+    param, message = _TRANSLATED[sentence]
+    error = from_error(InputError(sentence))
+    assert (error.param, error.message) == (param, message or sentence)
+
+
+def test_memory_that_the_server_exceeds_is_refused(emoji_bundle):
+    result = CliRunner().invoke(serve, [str(emoji_bundle), "--port", "0", "--memory", "100kB"])
+    assert re.fullmatch(
+        r"--memory: got 100\.0 kB, expected more than the [0-9.]+ [MG]B that this server holds before it opens an "
+        r"engine; a job needs its engines as well",
+        str(result.exception),
+    )
 
 
 @pytest.mark.parametrize(
