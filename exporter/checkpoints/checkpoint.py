@@ -100,8 +100,8 @@ class Checkpoint(CheckpointContents):
         with checked_against(pipeline):
             family = find_family(index, without)
             check_classes(root / _INDEX, index, family)
-        for folder in family.folders:
-            check_folder(root, folder, index)
+            for folder in family.folders:
+                check_folder(root, folder, index)
         configs = read_configs(root, {source: one.folder for source, one in outside.items()}, index, family)
         if vae is not None:
             check_fits(vae, configs, root / "vae" / "config.json")

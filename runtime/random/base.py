@@ -138,6 +138,7 @@ def torch_seed(seed: int) -> int:
     seed = checked_index(seed, "The seed")
     if not -(2**63) <= seed < 2**64:
         raise InputError(
-            f"Seed {seed} does not fit 64 bits: expected a whole number from -2**63 to 2**64 - 1, as torch does."
+            f"seed: got {seed}, which does not fit 64 bits, expected a whole number from -2**63 to 2**64 - 1, as torch "
+            f"takes it"
         )
     return seed % 2**64

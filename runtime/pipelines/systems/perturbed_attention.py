@@ -61,7 +61,7 @@ def check_perturbed(inputs: PerturbedLayers) -> None:
     for layer in layer_names(inputs):
         if not isinstance(layer, str) or not _NAME.fullmatch(layer):
             raise InputError(
-                f"pag_applied_layers: got {layer!r}, expected names of layers such as 'transformer_blocks.8'"
+                f"pag_applied_layers: got {layer!r}, expected names of layers such as 'mid' or 'transformer_blocks.8'"
             )
 
 

@@ -1,6 +1,7 @@
 """Names of the files that `generate` writes, what it says about each, and the formats."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -39,6 +40,16 @@ def test_nothing_is_overwritten_without_a_name(generate, tmp_path):
         *(f"out-000{number}.png" for number in range(4, 9)),
         "out-12.png",
     ]
+
+
+def test_a_bundle_takes_no_images(emoji_bundle, monkeypatch):
+    words = rf"^--output {re.escape(str(emoji_bundle))}: got a bundle, expected another folder; choose one$"
+    for typed in (emoji_bundle, emoji_bundle / "x.png"):
+        with pytest.raises(InputError, match=words):
+            OutputFiles(str(typed))
+    monkeypatch.chdir(emoji_bundle)
+    with pytest.raises(InputError, match=r"^--output \.: got a bundle"):
+        OutputFiles(None)
 
 
 def test_each_image_says_its_prompt_and_seed(generate):

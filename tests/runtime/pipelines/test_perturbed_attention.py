@@ -189,6 +189,7 @@ CLASSES = {
     "StableDiffusionPAGPipelin": "expected a supported pipeline class .*Did you mean 'StableDiffusionPAGPipeline'",
     "StableDiffusionControlNetPAGPipeline": f"{_JOINED} --controlnet",
     "StableDiffusionAdapterPipeline": f"{_JOINED} --t2i-adapter",
+    "StableDiffusionUpscalePipeline": "which does not fit this checkpoint: .*low_res_scheduler",
     "FluxPipeline": "which does not fit this checkpoint: .*component .* in a FluxPipeline; leave it out",
 }
 

@@ -190,7 +190,7 @@ def test_stored_torch_streams():
 
 @pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
 def test_seed_beyond_64_bits(torch, seed):
-    with pytest.raises(InputError, match=r"does not fit 64 bits: expected a whole number from -2\*\*63"):
+    with pytest.raises(InputError, match=r"does not fit 64 bits, expected a whole number from -2\*\*63"):
         TorchCpuGenerator(seed)
     with pytest.raises((RuntimeError, ValueError)):
         torch.Generator().manual_seed(seed)

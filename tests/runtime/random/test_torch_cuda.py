@@ -162,7 +162,7 @@ def test_copies_continue_on_their_own(copied):
 
 
 def test_wrong_arguments():
-    with pytest.raises(InputError, match=r"Seed 18446744073709551616 does not fit 64 bits"):
+    with pytest.raises(InputError, match=r"seed: got 18446744073709551616, which does not fit 64 bits"):
         TorchCudaGenerator(2**64)
     for wrong in ({"multiprocessors": 0}, {"threads_per_multiprocessor": 1000}, {"threads_per_multiprocessor": 0}):
         with pytest.raises(InputError, match="threads each cannot be imitated: expected 1 or more, and a positive"):
