@@ -62,9 +62,10 @@ def assemble_configs(
         for name, fields in changed.items():
             merged = {**read_json(draft / name), **fields}
             (draft / name).write_text(json.dumps(merged, indent=2) + "\n", encoding="utf-8")
-        for tokenizer in draft.glob("tokenizer*"):
+        for config in draft.glob("*/tokenizer_config.json"):
+            tokenizer = config.parent
             if not any((tokenizer / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt")):
-                kind = read_json(tokenizer / "tokenizer_config.json").get("tokenizer_class", "")
+                kind = read_json(config).get("tokenizer_class", "")
                 write = next((write for start, write in _VOCABULARIES.items() if kind.startswith(start)), None)
                 (write or write_vocabulary)(tokenizer)
         draft.rename(folder)

@@ -52,6 +52,8 @@ SIZES = {
     # 20 billion for the transformer, as the model card says.
     "qwen-image": {"text_encoder": 8_292_166_656, "transformer": 20_430_401_088, "vae": 126_892_531},
     **{name: {"vae": 126_892_531} for name in ("qwen-image-edit", "qwen-image-edit-plus")},
+    # 8.77 and 7.1 billion: the sizes of the published files, at two bytes a number.
+    "qwen-image-2.1": {"text_encoder": 8_767_123_696, "transformer": 7_115_124_736, "vae": 337_740_404},
     "sd3-medium": {
         "text_encoder": 123_650_304,
         "text_encoder_2": 694_659_840,
@@ -413,6 +415,18 @@ def test_the_vocabulary_for_mistral(tmp_path):
     assert [one for one in ids[1] if one != 11][:2] == [1, 17]
     assert [3, *theirs("a cat").input_ids[1:], 4] == ids[1, -4:].tolist()
     assert theirs.unk_token_id not in ids
+
+
+def test_the_processor_of_qwen_image_21(tmp_path):
+    """Its chat is rendered, and the marks of images are one token each."""
+    place = open_checkpoint("qwen-image-2.1", random_weights=True).root / "processor"
+    write_tokenizer(place, "Qwen3VLProcessor", tmp_path, {"system": "Look."})
+    chat = read_chat_prompt(json.loads((tmp_path / CHAT_FILE).read_text()), tmp_path)
+    assert chat.prefix == "<|im_start|>system\nLook.<|im_end|>\n<|im_start|>user\n"
+    text = chat.render("<|vision_start|><|image_pad|><|vision_end|>a cat")
+    ids = JsonTokenizer.from_folder(tmp_path)([text], max_length=64, pad_to=0).input_ids
+    assert ids.tolist() == [transformers.AutoTokenizer.from_pretrained(place)(text).input_ids]
+    assert [one for one in ids[0] if one > 151_000] == [151_652, 151_655, 151_653]
 
 
 def test_the_vocabulary_for_xlm_roberta(tmp_path):
