@@ -75,8 +75,10 @@ void check(const Problem& p, Path path) {
     if (p.keys == 0) throw std::invalid_argument("native attention: got no keys, expected at least one");
     if (!available(path))
         throw std::invalid_argument(std::string("native attention: this processor lacks the path ") + name_of(path));
-    if (path == Path::amx && (p.q.type != Type::bf16 || p.k.type != Type::bf16 || p.v.type != Type::bf16))
-        throw std::invalid_argument("native attention: the path amx takes bfloat16 queries, keys and values");
+    const bool halves = p.q.type == Type::bf16 && p.k.type == Type::bf16 && p.v.type == Type::bf16;
+    if ((path == Path::amx || path == Path::avx512bf16) && !halves)
+        throw std::invalid_argument(std::string("native attention: the path ") + name_of(path) +
+                                    " takes bfloat16 queries, keys and values");
 }
 
 }  // namespace

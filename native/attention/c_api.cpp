@@ -79,7 +79,7 @@ DIFFOUNDRY_API int diffoundry_attention_interface() { return 1; }
 // The release of OpenVINO that the extension was built against; empty when there is none.
 DIFFOUNDRY_API const char* diffoundry_attention_openvino() { return OPENVINO_VERSION; }
 
-// 1 avx2, 2 avx512, 3 amx: 1 when this machine can run it, else 0.
+// 1 avx2, 2 avx512, 3 amx, 4 avx512bf16: 1 when this machine can run it, else 0.
 DIFFOUNDRY_API int diffoundry_attention_available(int path) { return available(Path(path)); }
 
 // The path that tensors of this type (0 float32, 1 float16, 2 bfloat16) get here; 0 for none.

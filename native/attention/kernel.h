@@ -24,6 +24,7 @@ struct Kernel {
 
 // `packed` and `scratch` are aligned to 64 bytes. `first_key` is a multiple of KEYS_PER_TASK, `last_key` one or the end.
 extern const Kernel amx_kernel;
+extern const Kernel avx512bf16_kernel;
 extern const Kernel avx512_kernel;
 extern const Kernel avx2_kernel;
 

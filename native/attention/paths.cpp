@@ -5,6 +5,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 
 namespace diffoundry {
@@ -16,9 +18,9 @@ struct Registers {
     unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-Registers cpuid(unsigned leaf) {
+Registers cpuid(unsigned leaf, unsigned part = 0) {
     Registers r;
-    __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);
+    __get_cpuid_count(leaf, part, &r.eax, &r.ebx, &r.ecx, &r.edx);
     return r;
 }
 
@@ -43,6 +45,8 @@ bool find_avx512() {
     return find_avx2() && f && dq && bw && vl && (saved_state() & AVX512_STATE) == AVX512_STATE;
 }
 
+bool find_avx512bf16() { return find_avx512() && has(cpuid(7, 1).eax, 5); }
+
 bool find_amx() {
     const unsigned extended = cpuid(7).edx;
     const bool bf16 = has(extended, 22), tile = has(extended, 24);
@@ -58,21 +62,27 @@ const char* name_of(Path path) {
         case Path::avx2: return "avx2";
         case Path::avx512: return "avx512";
         case Path::amx: return "amx";
+        case Path::avx512bf16: return "avx512bf16";
         default: return "none";
     }
 }
 
 bool available(Path path) {
     static const bool avx2 = find_avx2(), avx512 = find_avx512(), amx = find_amx();
+    static const bool avx512bf16 = find_avx512bf16();
     switch (path) {
         case Path::avx2: return avx2;
         case Path::avx512: return avx512;
         case Path::amx: return amx;
+        case Path::avx512bf16: return avx512bf16;
         default: return false;
     }
 }
 
 Path best_path(Type type) {
+    static const char* asked = std::getenv("DIFFOUNDRY_NATIVE_PATH");
+    if (type == Type::bf16 && asked && !std::strcmp(asked, "avx512bf16") && available(Path::avx512bf16))
+        return Path::avx512bf16;
     if (type == Type::bf16 && available(Path::amx)) return Path::amx;
     if (available(Path::avx512)) return Path::avx512;
     return available(Path::avx2) ? Path::avx2 : Path::none;
@@ -83,6 +93,7 @@ const Kernel& kernel_of(Path path) {
         case Path::avx2: return avx2_kernel;
         case Path::avx512: return avx512_kernel;
         case Path::amx: return amx_kernel;
+        case Path::avx512bf16: return avx512bf16_kernel;
         default: throw std::invalid_argument("this processor has neither AVX2, AVX-512 nor AMX: no native attention");
     }
 }

@@ -5,7 +5,7 @@
 
 namespace diffoundry {
 
-enum class Path : int { none = 0, avx2 = 1, avx512 = 2, amx = 3 };
+enum class Path : int { none = 0, avx2 = 1, avx512 = 2, amx = 3, avx512bf16 = 4 };
 
 const char* name_of(Path path);
 
@@ -13,7 +13,8 @@ const char* name_of(Path path);
 bool available(Path path);
 
 // The fastest available path for tensors of this type. AMX multiplies bfloat16, so only bfloat16 tensors go there;
-// all others are computed in float32.
+// all others are computed in float32. AVX512-BF16 has not run on a processor yet: bfloat16 tensors go there only where the
+// environment variable DIFFOUNDRY_NATIVE_PATH is avx512bf16.
 Path best_path(Type type);
 
 const Kernel& kernel_of(Path path);

@@ -36,27 +36,29 @@ struct alignas(64) TileConfig {
 // GCC does not know that the instructions read memory: stores before them must not move behind them.
 inline void finish_stores() { __asm__ volatile("" ::: "memory"); }
 
-template <int R> inline void tile_zero() { DIFFOUNDRY_EACH_ACCUMULATOR(DIFFOUNDRY_ZERO) }
+struct Tiles {
+    template <int R> static void zero() { DIFFOUNDRY_EACH_ACCUMULATOR(DIFFOUNDRY_ZERO) }
 
-template <int R> inline void tile_load(const void* from) {
-    finish_stores();
-    DIFFOUNDRY_EACH_ACCUMULATOR(DIFFOUNDRY_LOAD)
-}
+    template <int R> static void load(const void* from) {
+        finish_stores();
+        DIFFOUNDRY_EACH_ACCUMULATOR(DIFFOUNDRY_LOAD)
+    }
 
-template <int R> inline void tile_store(void* to) { DIFFOUNDRY_EACH_ACCUMULATOR(DIFFOUNDRY_STORE) }
+    template <int R> static void store(void* to) { DIFFOUNDRY_EACH_ACCUMULATOR(DIFFOUNDRY_STORE) }
 
-inline void tile_load_left(const void* from) {
-    finish_stores();
-    _tile_loadd(6, from, 64);
-}
+    static void load_left(const void* from) {
+        finish_stores();
+        _tile_loadd(6, from, 64);
+    }
 
-inline void tile_load_right(const void* from) {
-    finish_stores();
-    _tile_loadd(7, from, 64);
-}
+    static void load_right(const void* from) {
+        finish_stores();
+        _tile_loadd(7, from, 64);
+    }
 
-// Accumulator R += left (16 x 32 bfloat16) times right (16 pairs x 16 columns).
-template <int R> inline void tile_multiply() { DIFFOUNDRY_EACH_ACCUMULATOR(DIFFOUNDRY_MULTIPLY) }
+    // Accumulator R += left (16 x 32 bfloat16) times right (16 pairs x 16 columns).
+    template <int R> static void multiply() { DIFFOUNDRY_EACH_ACCUMULATOR(DIFFOUNDRY_MULTIPLY) }
+};
 
 // While it lives, this thread's tiles have our shape, and denormal results are zero (they would cost microcode).
 // The thread's earlier configuration is restored: oneDNN's kernels keep their configuration between calls.

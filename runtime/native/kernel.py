@@ -12,16 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 import diffoundry
-from diffoundry.runtime.errors import EngineError, InputError
+from diffoundry.runtime.errors import ConfigError, EngineError, InputError
 
-__all__ = ["AttentionKernel", "attention_kernel", "installed_file"]
+__all__ = ["PATH_VARIABLE", "AttentionKernel", "attention_kernel", "installed_file"]
 
 Array = npt.NDArray[Any]
 
 _LIBRARY = "libdiffoundry_attention.so"
 _INTERFACE = 1
 _MAX_THREADS = 1024
-_PATHS = ("none", "avx2", "avx512", "amx")
+PATH_VARIABLE, _ASKED_PATH = "DIFFOUNDRY_NATIVE_PATH", "avx512bf16"
+"""Environment variable for the path of bfloat16 tensors, and the one that is taken nowhere without it."""
+
+_PATHS = ("none", "avx2", "avx512", "amx", "avx512bf16")
 _TYPES = {"float32": 0, "float16": 1, "uint16": 2}
 _PRECISIONS = {"fp32": 0, "fp16": 1, "bf16": 2}
 _ARGUMENTS = (
@@ -48,11 +51,11 @@ class AttentionKernel:
     _calls: ctypes.CDLL
 
     def available(self, name: str) -> bool:
-        """Return whether this machine can run the path "avx2", "avx512" or "amx"."""
+        """Return whether this machine can run the path "avx2", "avx512", "avx512bf16" or "amx"."""
         return bool(self._calls.diffoundry_attention_available(_index("path", name, _PATHS)))
 
     def best_path(self, precision: str) -> str:
-        """Name the path for tensors of "fp32", "fp16" or "bf16" here: "amx", "avx512", "avx2" or "none"."""
+        """Name the path for tensors of "fp32", "fp16" or "bf16" here: one of `available`, or "none"."""
         return _PATHS[self._calls.diffoundry_attention_best_path(_index("precision", precision, tuple(_PRECISIONS)))]
 
     def attention(
@@ -66,7 +69,7 @@ class AttentionKernel:
             v: (batch, keys, heads * value width), of the same type.
             heads: Number of heads.
             scale: Factor of the scores.
-            path: "avx2" or "avx512", which compute in float32, or "amx", which takes bfloat16 only.
+            path: "avx2" or "avx512", which compute in float32, or "amx" or "avx512bf16", which take bfloat16 only.
             threads: Number of threads, 1 to 1024, or None for one a processor. Fewer run where no more can start.
 
         Returns:
@@ -112,9 +115,23 @@ def _check(q: Array, k: Array, v: Array, heads: int, threads: int | None) -> Non
 
 
 def attention_kernel() -> AttentionKernel | None:
-    """Load the kernel, or return None where it is not installed."""
-    found = installed_file(_LIBRARY)
-    return _load(found) if found else None
+    """Load the kernel, or return None where it is not installed.
+
+    Raises:
+        EngineError: A library is there that cannot be loaded.
+        ConfigError: DIFFOUNDRY_NATIVE_PATH names no path that may be asked for, or one that this processor lacks.
+    """
+    found, asked = installed_file(_LIBRARY), os.environ.get(PATH_VARIABLE)
+    kernel = _load(found) if found else None
+    if asked and asked != _ASKED_PATH:
+        raise ConfigError(
+            f"{PATH_VARIABLE}: got {asked!r}, expected {_ASKED_PATH}; unset it for the processor's own path"
+        )
+    if asked and kernel and not kernel.available(asked):
+        raise ConfigError(
+            f"{PATH_VARIABLE}: got {asked}, expected a processor with AVX512-BF16, which this is not; unset it"
+        )
+    return kernel
 
 
 def installed_file(name: str) -> Path | None:

@@ -62,7 +62,7 @@ def kernel(built):
     return kernel_module._load(built / kernel_module._LIBRARY)
 
 
-@pytest.fixture(params=["avx2", "avx512", "amx"])
+@pytest.fixture(params=["avx2", "avx512", "amx", pytest.param("avx512bf16", marks=pytest.mark.slow)])
 def path(request, kernel):
     """Every path of the kernel that this machine can run."""
     if not kernel.available(request.param):

@@ -34,7 +34,7 @@ SHAPES = [  # batch, heads, queries, keys, width, width of v
 
 @pytest.fixture
 def precision(path):
-    return "bf16" if path == "amx" else "fp32"
+    return "bf16" if path in ("amx", "avx512bf16") else "fp32"
 
 
 def encode(array, precision):
@@ -259,7 +259,7 @@ def test_arguments_out_of_range_are_refused(kernel):
     for threads in (-1, 0, 1025, 2**31, 2.5, True, "4"):
         with pytest.raises(InputError, match="native attention: threads: got .*, expected 1 to 1024"):
             run(heads=2, path="avx2", threads=threads)
-    with pytest.raises(InputError, match="path: got 'neon', expected one of none, avx2, avx512, amx"):
+    with pytest.raises(InputError, match="path: got 'neon', expected one of none, avx2, avx512, amx, avx512bf16"):
         run(heads=2, path="neon")
     with pytest.raises(InputError, match="expected widths that are multiples of the heads"):
         run(heads=2.0, path="avx2")

@@ -4,7 +4,7 @@ import importlib.util
 
 import pytest
 
-from diffoundry.runtime.errors import EngineError
+from diffoundry.runtime.errors import ConfigError, EngineError
 from diffoundry.runtime.native import attention_library, describe_attention
 from diffoundry.runtime.native import kernel as kernel_module
 
@@ -55,6 +55,16 @@ def test_library_of_another_version(found, built, monkeypatch):
     monkeypatch.setattr(kernel_module, "_INTERFACE", 2)
     with pytest.raises(EngineError, match=r"cannot be used \(interface 1\), expected a library with interface 2"):
         attention_library()
+
+
+def test_a_path_that_is_asked_for_is_one_that_the_processor_has(installed, kernel, monkeypatch):
+    monkeypatch.setenv("DIFFOUNDRY_NATIVE_PATH", "avx513")
+    with pytest.raises(ConfigError, match="^DIFFOUNDRY_NATIVE_PATH: got 'avx513', expected avx512bf16; unset it"):
+        attention_library()
+    monkeypatch.setenv("DIFFOUNDRY_NATIVE_PATH", "avx512bf16")
+    if not kernel.available("avx512bf16"):
+        with pytest.raises(ConfigError, match="got avx512bf16, expected a processor with AVX512-BF16"):
+            attention_library()
 
 
 def test_installed_file_looks_beside_the_package():

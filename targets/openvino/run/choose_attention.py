@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from diffoundry.runtime.bench.machine import machine_facts
+from diffoundry.runtime.native.kernel import PATH_VARIABLE
 from diffoundry.runtime.native.measured import MeasuredChoices, Timing, time_in_turns
 from diffoundry.targets.openvino.import_openvino import ops, ov
 from diffoundry.targets.openvino.run.devices import core
@@ -41,6 +42,7 @@ def choices(library: Path) -> MeasuredChoices:
             "cores": machine.cores,
             "openvino": ov.__version__,
             "kernels": hashlib.sha256(library.read_bytes()).hexdigest()[:16],
+            **({PATH_VARIABLE: os.environ[PATH_VARIABLE]} if PATH_VARIABLE in os.environ else {}),
         }
     )
 

@@ -1,4 +1,4 @@
-// Queries, keys and values of one head as the tiles that AMX multiplies; all of them are 1024 bytes.
+// Queries, keys and values of one head as the tiles that are multiplied; all of them are 1024 bytes.
 #pragma once
 
 #include <algorithm>
