@@ -218,9 +218,7 @@ class Inpainting(Task):
         if box is not None:
             image, mask = (cut_out(box, context.size, one) for one in (image, mask))
         pixels = read_image(image, *context.size)
-        masks = preprocess_mask(mask, *context.size)
-        if len(masks) not in (1, len(pixels)) and len(pixels) != 1:
-            raise InputError(f"mask_image: got {len(masks)} for {len(pixels)} images, expected one, or one for each")
+        masks = read_masks(mask, context.size, len(pixels))
         fill_batch(pixels, context.images)  # refuses a number that does not fit
         return pixels, masks
 
@@ -234,6 +232,18 @@ def cut_out(box: Box, size: tuple[int, int], image: "Image") -> "Image":
     """Crop an image to a box and resize it into a size (height, width)."""
     height, width = size
     return resize_and_fill(image.crop(box), width, height)
+
+
+def read_masks(mask: MaskInput, size: tuple[int, int], images: int) -> FloatArray:
+    """Return masks (m, 1, H, W) of a size (height, width).
+
+    Raises:
+        InputError: Their number does not fit that of the images.
+    """
+    masks = preprocess_mask(mask, *size)
+    if len(masks) not in (1, images) and images != 1:
+        raise InputError(f"mask_image: got {len(masks)} for {images} images, expected one, or one for each")
+    return masks
 
 
 def mask_size(mask: MaskInput) -> tuple[int, int]:

@@ -8,14 +8,15 @@ import numpy as np
 
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.area import MAX_AREA, crop_middle, limit_area
+from diffoundry.runtime.images.mask import Box
 from diffoundry.runtime.images.pixels import ImageInput
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, TaskContext
-from diffoundry.runtime.pipelines.tasks.inpainting import Inpainting, cut_out, mask_size, restore_kept
+from diffoundry.runtime.pipelines.tasks.inpainting import Inpainting, cut_out, mask_size, read_masks, restore_kept
 from diffoundry.runtime.pipelines.tasks.schedule import add_noise, start_timesteps
-from diffoundry.runtime.pipelines.tasks.source_images import fill_batch, image_size, read_image
+from diffoundry.runtime.pipelines.tasks.source_images import fill_batch, image_size, latents_of, read_image
 
 __all__ = ["ReferenceInpainting"]
 
@@ -25,8 +26,9 @@ class ReferenceInpainting(Inpainting):
     """diffusers: `Flux2KleinInpaintPipeline`.
 
     Attributes:
+        image: Instead of an image also latents (B, 4 C, h, w), the VAE's own in tokens of 2 x 2, without normalization.
         image_reference: An image for the inpainted part: one for all results, one for each, or of any other number all
-            for every result. Its middle of whole tokens is read.
+            for every result. Its middle of whole tokens is read. Or latents, as for `image`.
     """
 
     name: ClassVar[str] = "reference_inpainting"
@@ -36,11 +38,14 @@ class ReferenceInpainting(Inpainting):
 
     def size(self, inputs: CommonInputs, default: tuple[int, int], vae: AutoencoderKL) -> tuple[int, int]:  # noqa: ARG002
         """See `Task.size`: the image's own, rounded down to whole tokens."""
-        height, width = image_size(self.image)
-        if mask_size(self.mask_image) != (height, width):
+        tokens, size = latents_of(self.image, vae.latent_channels), None
+        if tokens is not None:
+            size = tokens.shape[2] * vae.scale_factor, tokens.shape[3] * vae.scale_factor
+        own = size or image_size(self.image)
+        if mask_size(self.mask_image) != own:
             found = "{1} x {0}".format(*mask_size(self.mask_image))
-            raise InputError(f"mask_image: got {found} pixels, expected the image's {width} x {height}")
-        size = _token_size(_limited(self.image, "image"), vae.scale_factor, "image")
+            raise InputError("mask_image: got {2} pixels, expected the image's {1} x {0}".format(*own, found))
+        size = size or _token_size(_limited(self.image, "image"), vae.scale_factor, "image")
         for name, side in zip(("height", "width"), size, strict=True):
             given = getattr(inputs, name)
             if given not in (None, side):
@@ -52,8 +57,8 @@ class ReferenceInpainting(Inpainting):
         vae, images = context.vae, context.images
         timesteps = start_timesteps(context.scheduler, context.steps, self.strength, None, flow=True)
         box = self._box(context)
-        pixels, mask = self._read(context, box)
-        image = fill_batch(vae.normalize(vae.mode(pixels)), images)
+        encoded, mask = self._encode(context, box)
+        image = fill_batch(encoded, images)
         noise = context.noise()
         given = context.inputs.latents is not None
         latents = noise if given else add_noise(context.scheduler, image, noise, timesteps[0])
@@ -67,6 +72,15 @@ class ReferenceInpainting(Inpainting):
             finish=None if box is None else partial(self._put_back, box),
             feeds=denoiser.reference_feeds([image, *self._references(vae, images)], images, context.copies),
         )
+
+    def _encode(self, context: TaskContext, box: Box | None) -> tuple[FloatArray, FloatArray]:
+        """Return tokens (n, 4 C, h, w) of the image, and masks (m, 1, H, W) in the generated size."""
+        vae: Any = context.vae
+        given = latents_of(self.image, vae.latent_channels)
+        if given is None:
+            pixels, masks = self._read(context, box)
+            return vae.normalize(vae.mode(pixels)), masks
+        return vae.standardize(given), read_masks(self.mask_image, context.size, len(given))
 
     def _source(self) -> ImageInput:
         """See `Inpainting`: of at most 1024 x 1024 pixels."""
@@ -82,13 +96,17 @@ class ReferenceInpainting(Inpainting):
         rows = mask[:, :, first::factor] + mask[:, :, second::factor]
         return np.asarray((rows[..., first::factor] + rows[..., second::factor]) / 4, np.float32)
 
-    def _references(self, vae: AutoencoderKL, images: int) -> list[FloatArray]:
+    def _references(self, vae: Any, images: int) -> list[FloatArray]:
         """Return tokens of the further images, as `reference_feeds` takes them."""
         if self.image_reference is None:
             return []
-        image: Any = _limited(self.image_reference, "image_reference")
-        size = _token_size(image, vae.scale_factor, "image_reference")
-        tokens = vae.normalize(vae.mode(_middle(image, size)))
+        given = latents_of(self.image_reference, vae.latent_channels)
+        if given is None:
+            image: Any = _limited(self.image_reference, "image_reference")
+            size = _token_size(image, vae.scale_factor, "image_reference")
+            tokens = vae.normalize(vae.mode(_middle(image, size)))
+        else:
+            tokens = vae.standardize(given)
         return [tokens] if len(tokens) in (1, images) else [tokens[index : index + 1] for index in range(len(tokens))]
 
 

@@ -100,14 +100,18 @@ INPAINTING = {
     "a reference": {"strength": 1.0, "guidance_scale": 1.0, "image_reference": OTHER},
     "several for each": {"image_reference": [OTHER, BAND.resize(OTHER.size), OTHER.rotate(90)], "prompt": TWO},
     "one for each": {"image_reference": [OTHER, OTHER.rotate(90)], "prompt": TWO, "strength": 0.5},
-}
+    "latents": {
+        "image": torch.from_numpy(GENERATOR.standard_normal((2, 4 * LATENTS, 16, 20), np.float32)), "prompt": TWO,
+        "image_reference": torch.from_numpy(GENERATOR.standard_normal((1, 4 * LATENTS, 3, 5), np.float32)),
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
 def test_every_step_of_inpainting_is_diffusers(ours, inpaint, target):
     image = {"image": OTHER, "mask_image": MASK.resize(OTHER.size), "height": None, "width": None, "watch": False}
     for case in INPAINTING if target == "onnxruntime" else ("a reference",):
-        compare(ours[target], inpaint, **image, **INPAINTING[case])
+        compare(ours[target], inpaint, **{**image, **INPAINTING[case]})
 
 
 @pytest.mark.slow
@@ -235,6 +239,10 @@ ERRORS = {
     "another mask": (
         {"image": OTHER, "mask_image": MASK},
         "mask_image: got 101 x 70 pixels, expected the image's 80 x 64",
+    ),
+    "another mask for latents": (
+        {"image": np.zeros((1, 4 * LATENTS, 3, 5), np.float32), "mask_image": MASK},
+        "mask_image: got 101 x 70 pixels, expected the image's 20 x 12",
     ),
     "another size": (
         {"image": IMAGE, "mask_image": MASK}, "height: got 16, expected 68, that of the image; resize the image instead"
