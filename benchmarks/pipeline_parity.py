@@ -51,8 +51,8 @@ from tiny_hunyuan_dit import make_hunyuan_dit
 from tiny_ip_adapters import write_tiny_image_encoder, write_tiny_ip_adapter
 from tiny_lumina2 import make_lumina2
 from tiny_pixart import make_pixart
-from tiny_qwen_image import make_qwen_image
-from tiny_z_image import make_z_image
+from tiny_qwen_image import make_qwen_image, make_qwen_image_21
+from tiny_z_image import make_z_image, make_z_image_omni
 from unclip_checkpoints import UNCLIP_CHECKPOINTS
 from upscaler_checkpoint import make_latent_upscaler, make_upscaler
 
@@ -177,6 +177,10 @@ QWEN_IMAGE: tuple[tuple[str, dict[str, Any]], ...] = (
     ("QwenImageInpaintPipeline", _images(64)),
 )
 
+# Of a class that sees images: without any, and with two of other sizes
+_SEEN = {"prompt": TEXT, "height": 64, "width": 64}
+_TWO_IMAGES = [make_example_inputs(["image"], height, width)["image"] for height, width in ((64, 96), (96, 64))]
+
 # diffusers' class of a system, the function that writes its checkpoint, arguments
 SYSTEMS = (
     ("StableDiffusionUpscalePipeline", make_upscaler, {"prompt": TEXT, **make_example_inputs(["image"], 64, 64, 4)}),
@@ -209,6 +213,8 @@ SYSTEMS = (
         (name, partial(make_qwen_image, name=name), {"prompt": TEXT, "height": 64, "width": 64, **given})
         for name, given in QWEN_IMAGE
     ),
+    ("ZImageOmniPipeline", make_z_image_omni, {**_SEEN, "image": _TWO_IMAGES, "negative_prompt": "blue"}),
+    ("QwenImage21Pipeline", make_qwen_image_21, {**_SEEN, "image": _TWO_IMAGES, "output_resolution": 64}),
     *(
         (
             name,
