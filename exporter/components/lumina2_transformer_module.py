@@ -8,6 +8,7 @@ import torch
 from diffusers.models.transformers.transformer_lumina2 import Lumina2AttnProcessor2_0
 from torch.nn import functional
 
+from diffoundry.exporter.components.rotate_pairs import Angles, pair_tables, rotate_pairs
 from diffoundry.exporter.components.transformer_module import TransformerModule
 from diffoundry.runtime.models.lumina2_transformer_2d import position_feeds, read_layout
 
@@ -15,8 +16,6 @@ __all__ = ["Lumina2Module"]
 
 _HIDDEN = -1e4
 """Added to the scores of padding. exp(-1e4) is 0 in every float type."""
-
-Angles = tuple[torch.Tensor, torch.Tensor]
 
 
 class Lumina2Module(TransformerModule):
@@ -109,17 +108,11 @@ def _attend(
             (attention.to_v, encoder_hidden_states),
         )
     )
-    query, key = _rotate(attention.norm_q(query), image_rotary_emb), _rotate(attention.norm_k(key), image_rotary_emb)
+    tables = pair_tables(*image_rotary_emb)
+    query, key = rotate_pairs(attention.norm_q(query), tables), rotate_pairs(attention.norm_k(key), tables)
     copies = attention.heads // key.shape[2]
     key, value = (one.repeat_interleave(copies, dim=2) for one in (key, value))
     query, key, value = (one.transpose(1, 2) for one in (query, key, value))
     result = functional.scaled_dot_product_attention(query, key, value, attention_mask, scale=attention.scale)
     projected: torch.Tensor = attention.to_out[0](result.transpose(1, 2).flatten(2))
     return projected
-
-
-def _rotate(states: torch.Tensor, angles: Angles) -> torch.Tensor:
-    """Rotate neighbouring numbers of (B, tokens, heads, width). diffusers: `apply_rotary_emb` of complex numbers."""
-    cos, sin = (table.unsqueeze(2) for table in angles)
-    real, imaginary = states.reshape(*states.shape[:-1], -1, 2).unbind(-1)
-    return torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1).flatten(3)

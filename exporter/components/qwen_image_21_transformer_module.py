@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from diffoundry.exporter.components.rotate_pairs import Angles, pair_tables, rotate_pairs
 from diffoundry.exporter.components.transformer_module import TransformerModule
 from diffoundry.runtime.models.qwen_image_21_transformer_2d import SLOT, sequence_tables
 
@@ -14,8 +15,6 @@ __all__ = ["QwenImage21Module"]
 
 _HIDDEN = -1e4
 """Added to the scores of hidden tokens. exp(-1e4) is 0 in every float type."""
-
-Angles = tuple[torch.Tensor, torch.Tensor]
 
 
 class _Part(NamedTuple):
@@ -109,7 +108,7 @@ class QwenImage21Module(TransformerModule):
         )
         target = _Part(
             states,
-            _pairs(rotary_cos.flatten(1, 2), rotary_sin.flatten(1, 2)),
+            pair_tables(rotary_cos.flatten(1, 2), rotary_sin.flatten(1, 2)),
             ((1.0 - seen) * _HIDDEN)[:, None, None, :],
             self._numbers(embedded),
         )
@@ -138,7 +137,7 @@ class QwenImage21Module(TransformerModule):
         limits = torch.cat([text_order, reference_last])
         later = (order[None, :] - limits[:, None]).clamp(0.0, 1.0)
         padding = functional.pad(1.0 - mask, (0, reference_order.shape[0]))[:, None, None, :]
-        angles = _pairs(torch.cat([text_cos, reference_cos])[None], torch.cat([text_sin, reference_sin])[None])
+        angles = pair_tables(torch.cat([text_cos, reference_cos])[None], torch.cat([text_sin, reference_sin])[None])
         # No constant, whose layers would be folded and have no LoRAs.
         clean = network.time_text_embed(text_order[:1] * 0.0, states)
         return _Part(states, angles, (padding + later) * _HIDDEN, self._numbers(clean))
@@ -164,7 +163,7 @@ def _project(block: Any, part: _Part) -> tuple[torch.Tensor, torch.Tensor, torch
     query, key, value = (
         layer(states).unflatten(-1, (attn.heads, width)) for layer in (attn.to_q, attn.to_k, attn.to_v)
     )
-    query, key = (_rotate(one, part.angles) for one in (attn.norm_q(query), attn.norm_k(key)))
+    query, key = (rotate_pairs(one, part.angles) for one in (attn.norm_q(query), attn.norm_k(key)))
     return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
 
@@ -175,19 +174,6 @@ def _finish(block: Any, part: _Part, projected: tuple[torch.Tensor, torch.Tensor
     states = part.states + gate.tanh() * block.attn.to_out[0](attended.transpose(1, 2).flatten(2))
     inner = block.img_norm2(states) * (1.0 + scale)
     return part._replace(states=states + last_gate.tanh() * block.img_mlp(inner))
-
-
-def _pairs(cos: torch.Tensor, sin: torch.Tensor) -> Angles:
-    """Return tables (1 or B, tokens, 1, head), with two equal numbers for a pair, of (1 or B, tokens, head / 2)."""
-    return cos.repeat_interleave(2, dim=-1)[:, :, None], sin.repeat_interleave(2, dim=-1)[:, :, None]
-
-
-def _rotate(heads: torch.Tensor, angles: Angles) -> torch.Tensor:
-    """Rotate pairs of numbers of heads (B, tokens, heads, width), as a product of complex numbers does."""
-    cos, sin = angles
-    first, second = torch.unflatten(heads, -1, (-1, 2)).unbind(-1)
-    turned = torch.stack([-second, first], dim=-1).flatten(3)
-    return heads * cos + turned * sin
 
 
 def _spread(slots: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from diffoundry.exporter.component import Component
 from diffoundry.exporter.components.network_module import NetworkModule
+from diffoundry.exporter.components.rotate_pairs import Angles, pair_tables, rotate_pairs
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.z_image_controlnet import residual_names, split_residual
 from diffoundry.runtime.models.z_image_transformer_2d import (
@@ -31,8 +32,6 @@ _PERIOD = 10000
 
 _HIDDEN = -1e4
 """Added to the scores of hidden tokens. exp(-1e4) is 0 in every float type."""
-
-Angles = tuple[torch.Tensor, torch.Tensor]
 
 
 class Tokens(NamedTuple):
@@ -217,15 +216,9 @@ def attend(
     query, key, value = (layer(hidden_states).unflatten(-1, (attn.heads, -1)) for layer in layers)
     query = query if attn.norm_q is None else attn.norm_q(query)
     key = key if attn.norm_k is None else attn.norm_k(key)
-    query, key, value = (one.transpose(1, 2) for one in (_rotate(query, freqs_cis), _rotate(key, freqs_cis), value))
+    tables = pair_tables(*freqs_cis)
+    query, key = rotate_pairs(query, tables), rotate_pairs(key, tables)
+    query, key, value = (one.transpose(1, 2) for one in (query, key, value))
     result = functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask)
     output: torch.Tensor = attn.to_out[0](result.transpose(1, 2).flatten(2, 3))
     return output
-
-
-def _rotate(states: torch.Tensor, angles: Angles) -> torch.Tensor:
-    """Rotate pairs of numbers of states (B, tokens, heads, D), as a product of complex numbers does."""
-    cos, sin = (table.repeat_interleave(2, dim=-1)[:, :, None] for table in angles)
-    first, second = states.reshape(*states.shape[:-1], -1, 2).unbind(-1)
-    turned = torch.stack([-second, first], dim=-1).flatten(3)
-    return states * cos + turned * sin

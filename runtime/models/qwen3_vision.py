@@ -9,9 +9,7 @@ from diffoundry.runtime.engines.outputs import Outputs
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.config_values import Config, integer, integers, refuse
-from diffoundry.runtime.images.patch_processor import PatchProcessor
-from diffoundry.runtime.models.qwen_vision import ImageTokens, cut_patches, patch_places
-from diffoundry.runtime.models.roles import IMAGE_ENCODER
+from diffoundry.runtime.models.qwen_vision import ImageTokens, PatchVisionEncoder, cut_patches, patch_places
 from diffoundry.runtime.models.rotary import rotary_angles
 
 if TYPE_CHECKING:
@@ -119,27 +117,12 @@ def read_vision_layout(config: Config, subject: str) -> Qwen3VisionLayout:
     )
 
 
-class Qwen3VisionEncoder:
-    """Runs the image encoder. transformers: `Qwen3VLVisionModel`, `Qwen2VLImageProcessor`.
-
-    Attributes:
-        component: Name of the component.
-        layout: Its interface.
-        processor: Prepares images.
-    """
+class Qwen3VisionEncoder(PatchVisionEncoder[Qwen3VisionLayout]):
+    """The image encoder of Qwen 3 VL. transformers: `Qwen3VLVisionModel`."""
 
     def __init__(self, session: EngineSession) -> None:
-        """Read both configs; the engine is opened when first needed.
-
-        Raises:
-            BundleError: The bundle lacks the component, its config, or that of the preparation of images.
-            ConfigError: A value has another type, is out of range, or does not fit the others.
-        """
-        bundle = session.bundle
-        self.component = bundle.component(IMAGE_ENCODER)
-        self.layout = read_vision_layout(bundle.config(self.component), f"{self.component}/config.json")
-        self.processor = PatchProcessor.from_config(bundle.read_object("processor/preprocessor_config.json"))
-        self._session = session
+        """See `PatchVisionEncoder`."""
+        super().__init__(session, read_vision_layout)
 
     def __call__(self, image: "Image") -> ImageTokens:
         """Encode an image.
@@ -168,9 +151,8 @@ class Qwen3VisionEncoder:
         return ImageTokens(outputs.take("image_embeds", shape), rows, columns, deep)
 
     def _check(self, tokens: int) -> None:
-        shapes = {spec.name: spec.shape for spec in self._session.inputs(self.component)}
-        count = shapes["rotary_cos"][0]
-        if isinstance(count, int) and tokens != count:
+        count = self._fixed("rotary_cos")
+        if count is not None and tokens != count:
             raise InputError(
                 f"image: got {tokens} tokens, expected {count}: the engine of {self.component!r} was made for no other "
                 f"number; use an engine for onnxruntime or openvino"

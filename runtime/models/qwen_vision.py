@@ -3,8 +3,9 @@
 Qwen team 2025, https://arxiv.org/abs/2502.13923.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -22,12 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ImageTokens",
+    "PatchVisionEncoder",
     "QwenVisionEncoder",
     "VisionLayout",
     "cut_patches",
     "patch_places",
     "read_vision_layout",
 ]
+
+
+_Layout = TypeVar("_Layout")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,8 +115,8 @@ def read_vision_layout(config: Config, subject: str) -> VisionLayout:
     )
 
 
-class QwenVisionEncoder:
-    """Runs the image encoder. transformers: `Qwen2_5_VisionTransformerPretrainedModel`, `Qwen2VLImageProcessor`.
+class PatchVisionEncoder(Generic[_Layout]):
+    """Runs an image encoder over patches. transformers: `Qwen2VLImageProcessor`.
 
     Attributes:
         component: Name of the component.
@@ -119,8 +124,12 @@ class QwenVisionEncoder:
         processor: Prepares images.
     """
 
-    def __init__(self, session: EngineSession) -> None:
+    def __init__(self, session: EngineSession, read_layout: Callable[[Config, str], _Layout]) -> None:
         """Read both configs; the engine is opened when first needed.
+
+        Args:
+            session: The engines.
+            read_layout: Reads the interface from a config, named in messages.
 
         Raises:
             BundleError: The bundle lacks the component, its config, or that of the preparation of images.
@@ -128,9 +137,23 @@ class QwenVisionEncoder:
         """
         bundle = session.bundle
         self.component = bundle.component(IMAGE_ENCODER)
-        self.layout = read_vision_layout(bundle.config(self.component), f"{self.component}/config.json")
+        self.layout = read_layout(bundle.config(self.component), f"{self.component}/config.json")
         self.processor = PatchProcessor.from_config(bundle.read_object("processor/preprocessor_config.json"))
         self._session = session
+
+    def _fixed(self, name: str) -> int | None:
+        """Return the only first size of an input that the engine takes; None for any."""
+        shapes = {spec.name: spec.shape for spec in self._session.inputs(self.component)}
+        size = shapes[name][0]
+        return size if isinstance(size, int) else None
+
+
+class QwenVisionEncoder(PatchVisionEncoder[VisionLayout]):
+    """The image encoder of Qwen 2.5 VL. transformers: `Qwen2_5_VisionTransformerPretrainedModel`."""
+
+    def __init__(self, session: EngineSession) -> None:
+        """See `PatchVisionEncoder`."""
+        super().__init__(session, read_vision_layout)
 
     def __call__(self, image: "Image") -> ImageTokens:
         """Encode an image.
@@ -173,9 +196,8 @@ class QwenVisionEncoder:
         Raises:
             InputError: It takes fewer.
         """
-        shapes = {spec.name: spec.shape for spec in self._session.inputs(self.component)}
-        count = shapes["window_mask"][0]
-        if not isinstance(count, int):
+        count = self._fixed("window_mask")
+        if count is None:
             return windows
         if len(windows) > count:
             raise InputError(

@@ -10,6 +10,7 @@ from diffoundry.runtime.checks.arguments import check_embeddings, check_number
 from diffoundry.runtime.engines.session import EngineSession
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.causal_lm import CausalLanguageModel
+from diffoundry.runtime.models.denoiser import PatchTransformer
 from diffoundry.runtime.models.protocols import FloatArray
 from diffoundry.runtime.models.qwen_image_transformer_2d import QwenImageTransformer2DModel
 from diffoundry.runtime.pipelines.families.base import EncodeOptions
@@ -27,6 +28,7 @@ __all__ = [
     "QwenImagePromptInputs",
     "TrueGuidancePromptInputs",
     "choose_guidance",
+    "padded_length",
 ]
 
 TOKENS = 512
@@ -148,7 +150,7 @@ class QwenImage(PackedLatents):
             if negative is None:
                 negative, negative_mask, _ = self._encode(inputs.negative_texts(guided=True), most, seen)
             rows.append(_cut(negative, negative_mask, most))
-        length = self._length(max(one.shape[1] for one, _ in rows))
+        length = padded_length(self.denoiser, max(one.shape[1] for one, _ in rows))
         conditional, *unconditional = (_feeds(*pair, length, options.images_per_prompt) for pair in rows)
         return Condition(
             conditional=conditional,
@@ -176,20 +178,24 @@ class QwenImage(PackedLatents):
         (states,) = encoded.hidden_states
         return states[:, DROPPED:], encoded.attention_mask[:, DROPPED:], encoded.truncated
 
-    def _length(self, tokens: int) -> int:
-        """Return the number of tokens after padding that the engine takes.
 
-        Raises:
-            InputError: It takes fewer.
-        """
-        taken = self.denoiser.token_limit
-        if taken is not None and tokens > taken:
-            raise InputError(
-                f"max_sequence_length: got a prompt of {tokens} tokens, expected at most {taken}: the engine of "
-                f"{self.denoiser.component!r} was made for no more; leave it out, or use an engine for onnxruntime or "
-                f"openvino"
-            )
-        return taken or tokens
+def padded_length(denoiser: PatchTransformer, tokens: int) -> int:
+    """Return the number of tokens after padding that an engine takes.
+
+    Args:
+        denoiser: The network of the engine.
+        tokens: Of the longest prompt.
+
+    Raises:
+        InputError: It takes fewer.
+    """
+    taken = denoiser.token_limit
+    if taken is not None and tokens > taken:
+        raise InputError(
+            f"prompt: got {tokens} tokens, expected at most {taken}: the engine of {denoiser.component!r} was made for "
+            f"no more; shorten it, or use an engine for onnxruntime or openvino"
+        )
+    return taken or tokens
 
 
 def _cut(states: FloatArray | None, mask: FloatArray | None, tokens: int | None) -> tuple[FloatArray, FloatArray]:

@@ -16,7 +16,7 @@ from diffoundry.runtime.models.qwen_image_21_transformer_2d import SLOT, STARTS,
 from diffoundry.runtime.models.qwen_vision import ImageTokens
 from diffoundry.runtime.models.qwen_vl_text import IMAGE_PAD, Qwen3VLTextModel
 from diffoundry.runtime.pipelines.families.base import EncodeOptions, Family
-from diffoundry.runtime.pipelines.families.qwen_image import TrueGuidancePromptInputs
+from diffoundry.runtime.pipelines.families.qwen_image import TrueGuidancePromptInputs, padded_length
 from diffoundry.runtime.pipelines.guidance import ClassifierFreeGuidance, Condition, Guidance, Unguided
 from diffoundry.runtime.pipelines.inputs import CommonInputs, PromptInputs
 
@@ -119,7 +119,7 @@ class QwenImage21(Family):
             known, mask = inputs.negative_prompt_embeds, inputs.negative_prompt_embeds_mask
             texts = inputs.negative_texts(guided=True)
             rows.append(self._encode(texts, images) if known is None else _given(known, mask))
-        length = self._length(max(feeds["encoder_hidden_states"].shape[1] for feeds in rows))
+        length = padded_length(self.denoiser, max(feeds["encoder_hidden_states"].shape[1] for feeds in rows))
         conditional, *unconditional = (_fill(feeds, length, options.images_per_prompt) for feeds in rows)
         return Condition(
             conditional=conditional,
@@ -159,20 +159,6 @@ class QwenImage21(Family):
                 f"{tokens.rows * multiple}; choose another"
             )
         return tokens
-
-    def _length(self, tokens: int) -> int:
-        """Return the number of tokens after padding that the engine takes.
-
-        Raises:
-            InputError: It takes fewer.
-        """
-        taken = self.denoiser.token_limit
-        if taken is not None and tokens > taken:
-            raise InputError(
-                f"prompt: got {tokens} tokens, expected at most {taken}: the engine of {self.denoiser.component!r} was "
-                f"made for no more; shorten it, or use an engine for onnxruntime or openvino"
-            )
-        return taken or tokens
 
 
 def _read_sigmas(index: Mapping[str, Any]) -> tuple[float, ...]:

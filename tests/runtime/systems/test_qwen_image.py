@@ -186,9 +186,7 @@ def test_wrong_arguments_are_refused(pipelines, monkeypatch):
         with pytest.raises(InputError, match=words):
             ours.start(**{"prompt": "a cat", "height": 16, "width": 16, **arguments})
     monkeypatch.setattr(type(ours.denoiser), "token_limit", 20)
-    with pytest.raises(
-        InputError, match=r"max_sequence_length: got a prompt of \d+ tokens, expected at most 20: the e"
-    ):
+    with pytest.raises(InputError, match=r"prompt: got \d+ tokens, expected at most 20: the engine of 'transformer'"):
         ours.start("a cat", height=16, width=16)
 
 

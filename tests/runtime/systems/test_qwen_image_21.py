@@ -171,6 +171,9 @@ def test_wrong_arguments_are_refused(ours, monkeypatch):
     for arguments, words in ERRORS.values():
         with pytest.raises(InputError, match=words):
             ours.start(**{"prompt": "a cat", **arguments})
+    monkeypatch.setattr(type(ours.denoiser), "token_limit", 2)
+    with pytest.raises(InputError, match=r"prompt: got \d+ tokens, expected at most 2: the engine of 'transf"):
+        ours.start("a cat")
 
 
 def _least_64(processor):
