@@ -88,6 +88,7 @@ _VARIANTS = {
             "StableDiffusionXLPipeline": "xl",
             "StableDiffusionXLImg2ImgPipeline": "xl",
             "StableDiffusionXLInpaintPipeline": "xl-inpaint",
+            "StableDiffusionXLInstructPix2PixPipeline": "xl-instruct",
         }.items()
     },
     **{name: _variant(name, "sd3") for form in _FORMS for name in [f"StableDiffusion3{form}Pipeline"]},

@@ -379,6 +379,13 @@ VARIANTS: dict[str, Variant] = {
     "xl-inpaint": _sharing(
         _xl("StableDiffusionXLInpaintPipeline", 9, in_channels=9), "xl", "text_encoder", "text_encoder_2", "vae"
     ),
+    "xl-instruct": _sharing(
+        _xl("StableDiffusionXLInstructPix2PixPipeline", 21, in_channels=8),
+        "xl",
+        "text_encoder",
+        "text_encoder_2",
+        "vae",
+    ),
     "xl-refiner": Variant(
         pipeline="StableDiffusionXLImg2ImgPipeline",
         seed=10,

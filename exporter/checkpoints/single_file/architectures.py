@@ -105,7 +105,11 @@ ARCHITECTURES: tuple[Architecture, ...] = (
             _UNET,
             _VAE,
         ),
-        pipelines={4: "StableDiffusionXLPipeline", 9: "StableDiffusionXLInpaintPipeline"},
+        pipelines={
+            4: "StableDiffusionXLPipeline",
+            8: "StableDiffusionXLInstructPix2PixPipeline",
+            9: "StableDiffusionXLInpaintPipeline",
+        },
     ),
     Architecture(
         name="the refiner of Stable Diffusion XL",

@@ -60,7 +60,6 @@ _ALONE = {
 _OTHER_CHANNELS = {
     5: "one conditioned on depth (StableDiffusionDepth2ImgPipeline)",
     7: "an upscaler (StableDiffusionUpscalePipeline)",
-    8: "one that follows editing instructions (StableDiffusionXLInstructPix2PixPipeline)",
 }
 
 

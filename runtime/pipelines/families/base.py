@@ -60,6 +60,7 @@ class Family:
         even_sigmas: True if sigmas fall evenly from 1 to 1 / steps where a call names none; see `plan_run`.
         tasks: Names of the tasks that it can do; None for all that fit the denoiser's channels.
         transparent: True if its images have an alpha channel.
+        rescales_instruction: True if `guidance_rescale` counts in the task "instruction".
         returns_own_latents: True if `output_type="latent"` returns the VAE's own latents, not the scheduler's.
         returns_flags: True if `return_dict=False` of diffusers' classes also returns the flags of the safety checker.
         choose_guidance: (common arguments, those of the prompts, the denoiser) -> the guidance of a call. None takes
@@ -91,6 +92,7 @@ class Family:
     even_sigmas: ClassVar[bool] = False
     tasks: ClassVar[tuple[str, ...] | None] = None
     transparent: ClassVar[bool] = False
+    rescales_instruction: ClassVar[bool] = False
     returns_own_latents: ClassVar[bool] = False
     returns_flags: ClassVar[bool] = False
 

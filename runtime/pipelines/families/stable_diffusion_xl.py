@@ -102,6 +102,7 @@ class StableDiffusionXL(Family):
         "text_to_image": {"guidance_scale": 5.0},
         "image_to_image": {"guidance_scale": 5.0, "strength": 0.3},
         "inpainting": {"guidance_scale": 7.5, "strength": 0.9999},
+        "instruction": {"guidance_scale": 5.0, "num_inference_steps": 100},
     }
     controlnet_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "text_to_image": {"guidance_scale": 5.0},
@@ -110,6 +111,7 @@ class StableDiffusionXL(Family):
     }
     t2i_adapter_defaults: ClassVar[Mapping[str, Any]] = {"adapter_conditioning_factor": 1.0}
     skip_normalization_tasks: ClassVar[tuple[str, ...]] = ("inpainting",)
+    rescales_instruction: ClassVar[bool] = True
     begin_index: ClassVar[int | None] = 0
     normalize_latents: ClassVar[bool] = True
     callback_tensors: ClassVar[Mapping[str, str]] = {

@@ -48,6 +48,7 @@ STABLE_DIFFUSION_FAMILIES = (
             "StableDiffusionXLPipeline": PipelineClass("text_to_image"),
             "StableDiffusionXLImg2ImgPipeline": PipelineClass("image_to_image"),
             "StableDiffusionXLInpaintPipeline": PipelineClass("inpainting"),
+            "StableDiffusionXLInstructPix2PixPipeline": PipelineClass("instruction"),
             "StableDiffusionXLControlNetPipeline": PipelineClass("text_to_image", controlnet=True),
             "StableDiffusionXLControlNetImg2ImgPipeline": PipelineClass("image_to_image", controlnet=True),
             "StableDiffusionXLControlNetInpaintPipeline": PipelineClass("inpainting", controlnet=True),

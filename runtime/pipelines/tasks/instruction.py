@@ -11,6 +11,7 @@ from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import Denoiser, Feeds, FloatArray
 from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.guidance import Condition, Guidance, Unguided, stack
+from diffoundry.runtime.pipelines.guidance_rescale import rescale_noise
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
 from diffoundry.runtime.pipelines.tasks.source_images import (
@@ -33,6 +34,7 @@ class InstructionGuidance:
     Attributes:
         scale: s, above 1.
         image_scale: s_I, at least 1.
+        rescale: As `ClassifierFreeGuidance.rescale`, of e_TI.
     """
 
     copies: ClassVar[int] = 3
@@ -40,6 +42,7 @@ class InstructionGuidance:
 
     scale: float
     image_scale: float
+    rescale: float = 0.0
 
     def feeds(self, condition: Condition) -> Feeds:
         """See `Guidance.feeds`."""
@@ -50,12 +53,12 @@ class InstructionGuidance:
         """See `Guidance.combine`."""
         both, image, neither = np.split(output, 3)
         guided: FloatArray = neither + self.scale * (both - image) + self.image_scale * (image - neither)
-        return guided
+        return rescale_noise(guided, both, self.rescale) if self.rescale > 0 else guided
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Instruction(Task):
-    """diffusers: `StableDiffusionInstructPix2PixPipeline`.
+    """diffusers: `StableDiffusionInstructPix2PixPipeline`, `StableDiffusionXLInstructPix2PixPipeline`.
 
     Brooks et al. 2023, InstructPix2Pix, https://arxiv.org/abs/2211.09800. The denoiser takes the image's latents
     in further channels.
@@ -79,12 +82,12 @@ class Instruction(Task):
         """See `Task.fits`: the latents of an image."""
         return extra == latent
 
-    def check(self, inputs: CommonInputs, family: Family) -> None:  # noqa: ARG002
+    def check(self, inputs: CommonInputs, family: Family) -> None:
         """See `Task.check`."""
         scale = self.image_guidance_scale
         if not isinstance(scale, int | float) or not 0 <= scale < np.inf:
             raise InputError(f"image_guidance_scale: got {scale!r}, expected a number of at least 0")
-        if inputs.guidance_rescale:
+        if inputs.guidance_rescale and not family.rescales_instruction:
             raise InputError(
                 f"guidance_rescale: got {inputs.guidance_rescale}, expected 0: it is for guidance by text alone"
             )
@@ -98,7 +101,10 @@ class Instruction(Task):
     def guidance(self, inputs: CommonInputs, denoiser: Denoiser) -> Guidance:  # noqa: ARG002
         """Return guidance by both scales, or none."""
         if inputs.guidance_scale > 1 and self.image_guidance_scale >= 1:
-            return InstructionGuidance(scale=inputs.guidance_scale, image_scale=self.image_guidance_scale)
+            rescale = inputs.guidance_rescale
+            return InstructionGuidance(
+                scale=inputs.guidance_scale, image_scale=self.image_guidance_scale, rescale=rescale
+            )
         return Unguided()
 
     def begin(self, context: TaskContext) -> LoopInit:

@@ -44,6 +44,21 @@ def test_every_step_is_diffusers_on_openvino(exported, folder, theirs, apple):
     compare(ours, theirs, "make it green", image=apple, num_inference_steps=5)
 
 
+@pytest.mark.slow
+def test_every_step_of_stable_diffusion_xl_is_diffusers(exported, tiny_sd_checkpoint, apple):
+    folder = tiny_sd_checkpoint("xl-instruct")
+    bundle = exported(folder, target="onnxruntime,openvino")
+    theirs = diffusers_pipeline(folder, "StableDiffusionXLInstructPix2PixPipeline")
+    for target in ("onnxruntime", "openvino"):
+        ours, size = load(bundle, target=target), {"height": apple.height, "width": apple.width}
+        for arguments in (
+            {"num_inference_steps": 5, "guidance_rescale": 0.7, "negative_prompt": "blue"},
+            {"num_inference_steps": 4, "num_images_per_prompt": 2, "image_guidance_scale": 2.5},
+            {"num_inference_steps": 4, "guidance_scale": 1.0},
+        ):
+            compare(ours, theirs, "make it green", image=apple, **size, **arguments)
+
+
 def test_several_images_prompts_and_seeds(ours, theirs, apple):
     images = [apple.resize((72, 56)), Image.effect_noise((72, 56), 90).convert("RGB")]
     compare(ours, theirs, ["make it green", "a fox"], image=images, seed=[1, 2], num_inference_steps=4)

@@ -20,6 +20,7 @@ KINDS = {
     "instruct": "sd1",
     "xl": "xl",
     "xl-inpaint": "xl",
+    "xl-instruct": "xl",
     "xl-refiner": "refiner",
 }
 """Tiny checkpoint to the kind of single file that it would be."""

@@ -117,8 +117,8 @@ def without(shapes, start):
             "takes 5 channels, expected 4 or 8 or 9; it looks like one conditioned on depth",
         ),
         (
-            {**XL, **unet(text=2048, numbers=2816, channels=8)},
-            "8 channels, expected 4 or 9; it looks like one that follows",
+            {**XL, **unet(text=2048, numbers=2816, channels=7)},
+            "7 channels, expected 4 or 8 or 9; it looks like an upscaler",
         ),
         ({**SD1, **unet(channels=6)}, "takes 6 channels, expected 4 or 8 or 9$"),
         ({**SD1, **unet(width=256, text=1024)}, "got a UNet of width 256 for text of width 1024, expected Stable Diff"),

@@ -23,6 +23,7 @@ VARIANTS = {
     "instruct": "StableDiffusionInstructPix2PixPipeline",
     "xl": "StableDiffusionXLPipeline",
     "xl-inpaint": "StableDiffusionXLInpaintPipeline",
+    "xl-instruct": "StableDiffusionXLInstructPix2PixPipeline",
     "xl-refiner": "StableDiffusionXLImg2ImgPipeline",
 }
 
@@ -44,6 +45,7 @@ def converted_by_diffusers(tensors, folder, source):
     return made.state_dict()
 
 
+@pytest.mark.slow_cases("xl-instruct")
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_they_are_those_of_the_folder_and_those_that_diffusers_converts(
     variant, tiny_sd_checkpoint, tiny_tensors, tiny_file, tiny_architecture
