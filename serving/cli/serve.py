@@ -112,6 +112,12 @@ _SECONDS = click.FloatRange(min=0, min_open=True, max=_MOST_SECONDS)
     help="Pixels of one result.  [default: 4194304, 2048 x 2048]",
 )
 @_limits(
+    "--max-connections",
+    type=click.IntRange(1, 100_000),
+    default=256,
+    help="Open at once; each job holds one.  [default: 256]",
+)
+@_limits(
     "--memory", metavar="SIZE", callback=_size,
     help="Memory that running jobs may take together.  [default: what the machine has]",
 )  # fmt: skip
@@ -205,6 +211,7 @@ def _read_limits(values: dict[str, Any]) -> Limits:
         result_pixels=values["max_result_pixels"],
         job_seconds=values["time_limit"],
         drain_seconds=values["drain_time"],
+        connections=values["max_connections"],
     )
 
 

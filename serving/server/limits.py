@@ -24,7 +24,7 @@ class Limits:
         queue: Jobs that wait, of all models.
         job_seconds: Of one job, waiting included; None for no limit.
         drain_seconds: That jobs may take to finish when the server stops.
-        connections: Open at once.
+        connections: Open at once. Those beyond get the state of the server alone, and there are few of them.
         stored_bytes: Of the images that URLs serve; 0 refuses URLs.
         stored_seconds: Until such a URL expires; OpenAI's are valid for 60 minutes.
     """

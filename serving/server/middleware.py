@@ -28,11 +28,16 @@ _HEADERS = (
 )
 
 
+_ALWAYS_ANSWERED = ("/health", "/ready", "/metrics")
+"""Paths that are answered beyond the limit of connections, so that a busy server is not taken for a dead one."""
+
+
 async def error_response(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send an error in OpenAI's form."""
+    """Send an error in OpenAI's form; one of too many connections closes its own."""
     from starlette.responses import JSONResponse
 
-    await JSONResponse(error.body(), error.status, error.headers())(scope, receive, send)
+    closing = {"Connection": "close"} if error.code == "too_many_connections" else {}
+    await JSONResponse(error.body(), error.status, error.headers() | closing)(scope, receive, send)
 
 
 class AroundRequests:
@@ -59,6 +64,7 @@ class AroundRequests:
 
         try:
             check_origin(Request(scope), loopback=self._state.loopback, origins=self._state.origins)
+            self._check_connections(scope["path"])
         except ApiError as error:
             log["code"] = error.code
             await error_response(error, scope, receive, watched)
@@ -66,6 +72,19 @@ class AroundRequests:
             await self._handle(scope, receive, watched, log, seen)
         finally:
             self._note(scope, seen.get("status", 499), time.monotonic() - started, log)
+
+    def _check_connections(self, path: str) -> None:
+        """Refuse requests while too many connections are open.
+
+        Raises:
+            ApiError: As said.
+        """
+        count, most = len(self._state.connections), self._state.limits.connections
+        if count > most and path not in _ALWAYS_ANSWERED:
+            raise ApiError(
+                503, f"connections: {count:,} are open, expected at most {most:,} (--max-connections); try again later",
+                code="too_many_connections", retry_after=2,
+            )  # fmt: skip
 
     async def _handle(
         self, scope: Scope, receive: Receive, send: Send, log: MutableMapping[str, Any], seen: Mapping[str, int]

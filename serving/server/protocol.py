@@ -9,6 +9,9 @@ from diffoundry.serving.server.limits import Limits
 
 __all__ = ["make_protocol"]
 
+_SPARE = 32
+"""Connections beyond the limit, which learn that there are too many, or the state of the server."""
+
 
 class _DeadlineProtocol(H11Protocol):
     """Ends connections whose headers do not arrive, and those whose client does not read."""
@@ -16,11 +19,26 @@ class _DeadlineProtocol(H11Protocol):
     limits: Limits
     _reading: asyncio.TimerHandle | None = None
     _writing: asyncio.TimerHandle | None = None
+    idle_since = 0.0
 
     def connection_made(self, transport: Any) -> None:
         """Start the time for the headers."""
         super().connection_made(transport)
+        self.idle_since = self.loop.time()
+        if len(self.connections) > self.limits.connections + _SPARE:
+            self._make_room()
         self._watch_headers()
+
+    def _make_room(self) -> None:
+        """End the connection that has been without a request for the longest time; this one where all have some."""
+        idle = [one for one in self.connections if isinstance(one, _DeadlineProtocol) and not one.is_busy()]
+        oldest = min(idle, key=lambda one: one.idle_since, default=self)
+        self.connections.discard(oldest)
+        oldest.transport.abort()
+
+    def is_busy(self) -> bool:
+        """Return True while a request is answered."""
+        return self.cycle is not None and not self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
         """Stop it as soon as there is a request, and start it again with the next."""
@@ -30,11 +48,11 @@ class _DeadlineProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         """Leave the time until the next request to uvicorn's own timer."""
         super().on_response_complete()
+        self.idle_since = self.loop.time()
         self._stop_reading()
 
     def _watch_headers(self) -> None:
-        busy = self.cycle is not None and not self.cycle.response_complete
-        if busy:
+        if self.is_busy():
             self._stop_reading()
         elif self._reading is None:
             self._reading = self.loop.call_later(self.limits.header_seconds, self.transport.abort)

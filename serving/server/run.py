@@ -41,10 +41,11 @@ def make_server(state: ServerState) -> uvicorn.Server:
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=limits.connections,
         timeout_graceful_shutdown=max(1, round(limits.drain_seconds)),
     )
-    return _Server(config, state)
+    server = _Server(config, state)
+    state.connections = server.server_state.connections
+    return server
 
 
 def bind(host: str, port: int) -> socket.socket:

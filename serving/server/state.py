@@ -1,7 +1,7 @@
 """Everything that the endpoints of one server share."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
@@ -41,6 +41,7 @@ class ServerState:
         loopback: True if it listens on this machine alone.
         draining: True from the signal to stop on.
         loaded: True as soon as all engines are open.
+        connections: Those that are open.
         threads: Decode and encode images, two at once, so that the event loop goes on.
     """
 
@@ -57,6 +58,7 @@ class ServerState:
     loopback: bool = True
     draining: bool = False
     loaded: bool = False
+    connections: Collection[Any] = ()
     threads: ThreadPoolExecutor = field(default_factory=_threads)
 
     async def in_thread(self, function: "Callable[P, T]", /, *args: P.args, **kwargs: P.kwargs) -> T:

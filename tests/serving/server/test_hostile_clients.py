@@ -161,6 +161,35 @@ def test_slow_clients_are_cut_off(guarded):
         assert b"body: it did not arrive within 0.5 s" in found
 
 
+def test_beyond_the_limit_of_connections_the_server_says_so_and_stays_healthy(emoji_pipe):
+    limits = Limits(connections=2, drain_seconds=1)
+    with running_server([emoji_pipe], limits=limits) as crowded, contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(_connect(crowded)) for _ in range(2)]
+        wait_until(lambda: len(crowded.state.connections) == 2)
+        answer = httpx.get(f"{crowded.url}/v1/models")
+        _refused(answer, 503, "connections: 3 are open, expected at most 2 (--max-connections); try again later")
+        assert answer.json()["error"]["code"] == "too_many_connections"
+        assert (answer.headers["Retry-After"], answer.headers["Connection"]) == ("2", "close")
+        for path in ("/health", "/ready", "/metrics"):
+            assert httpx.get(f"{crowded.url}{path}").status_code == 200
+        for one in silent:
+            one.close()
+        wait_until(lambda: not crowded.state.connections)
+        assert httpx.get(f"{crowded.url}/v1/models").status_code == 200
+
+
+def test_silent_connections_make_room_for_others(emoji_pipe):
+    """The server keeps 32 beyond its limit for those that ask for its state."""
+    limits = Limits(connections=2, drain_seconds=1)
+    with running_server([emoji_pipe], limits=limits) as crowded, contextlib.ExitStack() as stack:
+        silent = []
+        for count in range(1, 51):
+            silent.append(stack.enter_context(_connect(crowded)))
+            wait_until(lambda count=count: len(crowded.state.connections) == min(count, 34))
+        assert [_rest(one) for one in silent[:16]] == [b""] * 16  # the oldest are closed
+        assert httpx.get(f"{crowded.url}/health").status_code == 200
+
+
 def test_what_is_no_http_is_refused(guarded):
     with _connect(guarded) as client:
         client.sendall(b"\x16\x03\x01\x02\x00 hello\r\n\r\n")
@@ -259,6 +288,58 @@ def test_a_file_of_keys_that_protects_nothing_is_refused(tmp_path, text, words):
         (tmp_path / "keys.txt").write_text(text)
     with pytest.raises(InputError, match=words):
         read_keys(tmp_path / "keys.txt")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "got no key, expected one a line"),
+        (b"\x7fELF\xff\xfe\x80", "cannot be read (it is no text); pass a text file, one key a line"),
+        (None, "cannot be read (Is a directory); pass a text file, one key a line"),
+    ],
+    ids=["empty", "binary", "folder"],
+)
+def test_what_is_no_file_of_keys_is_refused(tmp_path, data, words):
+    path = tmp_path / "keys"
+    if data is None:
+        path.mkdir()
+    else:
+        path.write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        read_keys(path)
+    assert str(caught.value) == f"--api-key-file {path}: {words}"
+
+
+_GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n"
+_POST = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+_CHUNKED = _POST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "statuses"),
+    [
+        ((_GET + b"\r\n") * 3, [200, 200, 200]),
+        (_POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", [400]),
+        (_POST + b"Content-Length: -1\r\n\r\n", [400]),
+        (_GET + b"Host: evil.example\r\n\r\n", [400]),
+        (b"GET /health HTTP/1.1\r\n\r\n", [400]),
+        (_GET + b"X: " + b"y" * (65_540 - len(_GET)), [400]),
+        (_CHUNKED + b"zz\r\n{}\r\n0\r\n\r\n", [400]),
+        (_CHUNKED + b"1\r\n{}\r\n0\r\n\r\n", [400]),
+        (_POST + b"Content-Length: 2\r\n\r\n{}" + _GET + b"\r\n", [400, 200]),
+    ],
+    ids=["pipeline", "two lengths", "negative", "two hosts", "no host", "huge", "no chunk", "short chunk", "next"],
+)
+def test_requests_that_are_written_by_hand(guarded, sent, statuses):
+    """Each gets its answers in their order, and the server goes on."""
+    with _connect(guarded) as client:
+        client.sendall(sent)
+        found = b""
+        while found.count(b"HTTP/1.1 ") < len(statuses) and (data := client.recv(65536)):
+            found += data
+        assert [int(one[:3]) for one in found.split(b"HTTP/1.1 ")[1:]] == statuses
+    assert httpx.get(f"{guarded.url}/health").status_code == 200
+    assert guarded.state.budget.held == 0
 
 
 def test_a_file_of_keys_of_another_editor_is_read(tmp_path):
