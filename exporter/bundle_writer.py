@@ -13,6 +13,7 @@ from diffoundry.exporter.calibrate.request import QuantizationRequest
 from diffoundry.exporter.work_folder import WorkFolder
 from diffoundry.runtime.bundle.atomic_write import write_text
 from diffoundry.runtime.bundle.checksums import describe_file
+from diffoundry.runtime.bundle.file_checks import enclosing_bundle
 from diffoundry.runtime.bundle.json_codec import to_json
 from diffoundry.runtime.bundle.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest, dump_manifest
 from diffoundry.runtime.bundle.specs import ComponentSpec, FileSpec, Recipe
@@ -131,11 +132,14 @@ class BundleWriter(WorkFolder):
 
 
 def check_output(output: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that exists, unless it is a bundle that may be overwritten.
+    """Refuse an output folder in a bundle, and one that exists, unless it is a bundle that may be overwritten.
 
     Raises:
-        InputError: The output exists.
+        InputError: The output exists, or lies in a bundle.
     """
+    found = enclosing_bundle(output.parent)
+    if found is not None:
+        raise InputError(f"--output {output}: got a folder of the bundle {found}, expected another; choose one")
     try:
         os.lstat(output)
     except (FileNotFoundError, NotADirectoryError):

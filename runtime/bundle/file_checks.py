@@ -1,12 +1,13 @@
 """Checks of a bundle's file names and file types, before anything of it is opened."""
 
+import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from diffoundry.runtime.errors import BundleError
 
-__all__ = ["check_component_names", "check_names", "check_regular", "hub_blobs"]
+__all__ = ["check_component_names", "check_names", "check_regular", "enclosing_bundle", "hub_blobs"]
 
 _FORBIDDEN = ("\\", ":", "\0")
 
@@ -51,6 +52,21 @@ def _check_relative(root: Path, name: str) -> None:
             f"bundle {root}: got the path {name!r} in its manifest, expected a relative path inside the bundle; "
             f"do not trust this bundle"
         )
+
+
+def enclosing_bundle(folder: Path) -> Path | None:
+    """Find the bundle that a folder is, or lies in: nothing but `build`, `set` and `tune` writes there.
+
+    Args:
+        folder: Folder of an output; it need not exist.
+
+    Returns:
+        The bundle as the path names it, or its full path where the folder lies deeper in it.
+    """
+    if (folder / "diffoundry.json").is_file():
+        return folder
+    place = Path(os.path.realpath(folder))
+    return next((parent for parent in (place, *place.parents) if (parent / "diffoundry.json").is_file()), None)
 
 
 def hub_blobs(root: Path) -> Path | None:

@@ -6,11 +6,13 @@ import signal
 import sys
 import threading
 import traceback
+from typing import NoReturn
 
 import click
 
 import diffoundry
 from diffoundry.runtime.cli.console import prepare_output, stop_output
+from diffoundry.runtime.cli.path_errors import path_sentence
 from diffoundry.runtime.cli.safe_text import safe_text
 from diffoundry.runtime.cli.verbosity import is_verbose, reset_verbosity, verbosity_options
 from diffoundry.runtime.engines.plugins import resolve
@@ -113,13 +115,23 @@ def run() -> None:
         sys.stderr.write("interrupted\n")
         sys.exit(_INTERRUPTED)
     except OSError as error:
-        if not stop_output(error):
-            raise
+        _exit_for(error)
+    finally:
+        _let_interrupt()
+
+
+def _exit_for(error: OSError) -> NoReturn:
+    """End for an error of standard output, or of a path."""
+    if stop_output(error):
         if error.errno == errno.EPIPE:  # as after `| head`
             sys.exit(1)
         sys.exit(f"error: standard output cannot be written ({error.strerror}); free some space, or write it elsewhere")
-    finally:
-        _let_interrupt()
+    sentence = path_sentence(error, sys.argv[1:])
+    if sentence is None:
+        raise error
+    if is_verbose():
+        sys.stderr.write(safe_text(traceback.format_exc()))
+    sys.exit(f"error: {safe_text(sentence)}")
 
 
 def _let_interrupt() -> None:

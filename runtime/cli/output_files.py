@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from diffoundry.runtime.bundle.manifest import MANIFEST_NAME
+from diffoundry.runtime.bundle.file_checks import enclosing_bundle
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.save import SUFFIXES, check_output_path
 
@@ -43,8 +43,13 @@ class OutputFiles:
         self._folder = path if self._file is None else path.parent
         if self._file is None and not path.parent.is_dir():
             raise InputError(f"--output {typed}: its folder {path.parent} does not exist; make it, or choose another")
-        if (self._folder / MANIFEST_NAME).is_file():
+        found = enclosing_bundle(self._folder)
+        if found == self._folder:
             raise InputError(f"--output {self._folder}: got a bundle, expected another folder; choose one")
+        if found is not None:
+            raise InputError(
+                f"--output {self._folder}: got a folder of the bundle {found}, expected another; choose one"
+            )
         if path.is_dir() and not os.access(path, os.W_OK):
             raise InputError(f"--output {path}: this folder takes no files; choose another")
         self.example = self._file or path / f"{_STEM}-0001{suffixes[0]}"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffoundry.runtime.bundle.atomic_write import write_text
+from diffoundry.runtime.bundle.file_checks import enclosing_bundle
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.errors import BundleError, InputError, MissingExtraError
 from diffoundry.runtime.report.sections import Section
@@ -32,7 +33,7 @@ def check_report_path(path: Path) -> None:
     """Refuse a path that no report can be written to, before the work of minutes that it reports.
 
     Raises:
-        InputError: It is a folder, or its folder does not exist or cannot be written.
+        InputError: It is a folder, or its folder does not exist, cannot be written, or is part of a bundle.
     """
     if path.is_dir():
         raise InputError(f"--html {path}: is a folder, expected a file such as report.html")
@@ -40,6 +41,9 @@ def check_report_path(path: Path) -> None:
         raise InputError(f"--html {path}: its folder {path.parent} does not exist; make it, or choose another")
     if not os.access(path.absolute().parent, os.W_OK):
         raise InputError(f"--html {path}: its folder {path.parent} cannot be written; choose another")
+    found = enclosing_bundle(path.parent)
+    if found is not None:
+        raise InputError(f"--html {path}: got a file of the bundle {found}, expected another folder; choose one")
 
 
 def write_report(
