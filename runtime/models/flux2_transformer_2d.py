@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.formats.config_values import Config, flag, integer, number, refuse
 from diffoundry.runtime.models.flux_transformer_2d import PATCH, ReferenceTransformer, read_axes
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
+from diffoundry.runtime.models.reference_tokens import STATES, join_references, network_feeds, read_grids
 from diffoundry.runtime.models.rotary import axis_positions, grid_positions, rotary_angles
 
 __all__ = ["SIDE", "Flux2Layout", "Flux2Transformer2DModel", "read_layout"]
@@ -122,22 +124,17 @@ class Flux2Transformer2DModel(ReferenceTransformer):
         Raises:
             InputError: The engine takes another number of tokens.
         """
-        tokens = [np.zeros((batch, 0, self.layout.in_channels), np.float32)]
-        places = [np.zeros((0, len(_AXES)))]
-        for index, image in enumerate(images, 1):
-            count, channels, height, width = image.shape
-            rows = image.reshape(count, channels, height * width).transpose(0, 2, 1)
-            tokens.append(np.broadcast_to(rows, (batch, *rows.shape[1:])))
-            places.append(self._grid(index * _IMAGE_STEP, height, width).reshape(-1, len(_AXES)))
-        joined = np.concatenate([np.concatenate(tokens, axis=1)] * copies)
-        self.check_reference(joined.shape[1])
-        cos, sin = self._angles(np.concatenate(places))
-        return {"reference_hidden_states": joined, "reference_cos": cos, "reference_sin": sin}
+        tokens = [image.transpose(0, 2, 3, 1) for image in images]
+        feeds = join_references(tokens, batch, copies, self.layout.in_channels)
+        self.check_reference(feeds[STATES].shape[1])
+        return feeds
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the network takes a thousandth of the timestep."""
+        if STATES not in conditioning and self.reference_limit != 0:
+            conditioning = {**conditioning, **self.reference_feeds((), len(sample))}
         tokens = sample.transpose(0, 2, 3, 1)
-        cos, sin = self._angles(self._grid(0, *tokens.shape[1:3]))
+        cos, sin = self._angles(_grid(0, *tokens.shape[1:3]))
         length = conditioning["encoder_hidden_states"].shape[1]
         text_cos, text_sin = self._angles(axis_positions(length, _TEXT_AXIS, len(_AXES)))
         feeds = {
@@ -147,16 +144,28 @@ class Flux2Transformer2DModel(ReferenceTransformer):
             "rotary_sin": sin,
             "text_cos": text_cos,
             "text_sin": text_sin,
-            **conditioning,
+            **network_feeds(conditioning),
         }
-        if "reference_cos" not in feeds and self.reference_limit != 0:
-            feeds |= self.reference_feeds((), len(sample))
+        if STATES in feeds:
+            cos, sin = _reference_angles(read_grids(conditioning), self.layout.axes, self.layout.theta)
+            feeds |= {"reference_cos": cos, "reference_sin": sin}
         return np.ascontiguousarray(self._run(feeds, tokens.shape).transpose(0, 3, 1, 2))
-
-    def _grid(self, first: float, rows: int, columns: int) -> npt.NDArray[np.float64]:
-        """Return positions (rows, columns, 4) of the tokens of an image."""
-        places = grid_positions(first, rows, columns)
-        return np.concatenate([places, np.zeros_like(places[..., :1])], axis=-1)
 
     def _angles(self, places: npt.NDArray[np.float64]) -> tuple[FloatArray, FloatArray]:
         return rotary_angles(places, self.layout.axes, self.layout.theta)
+
+
+def _grid(first: float, rows: int, columns: int) -> npt.NDArray[np.float64]:
+    """Return positions (rows, columns, 4) of the tokens of an image."""
+    places = grid_positions(first, rows, columns)
+    return np.concatenate([places, np.zeros_like(places[..., :1])], axis=-1)
+
+
+@lru_cache(maxsize=4)
+def _reference_angles(
+    grids: tuple[tuple[int, int], ...], axes: tuple[int, ...], theta: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return cosines and sines (tokens, half a head) of other images, the same for every step."""
+    places = [np.zeros((0, len(_AXES)))]
+    places += [_grid(index * _IMAGE_STEP, *grid).reshape(-1, len(_AXES)) for index, grid in enumerate(grids, 1)]
+    return rotary_angles(np.concatenate(places), axes, theta)

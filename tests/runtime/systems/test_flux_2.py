@@ -95,6 +95,14 @@ def test_every_step_is_diffusers(ours, theirs, target):
         compare(ours[target], theirs, **CASES[case])
 
 
+def test_guidance_in_some_steps_sees_the_image(ours):
+    """A step without guidance is that of the prompt alone, beside its image."""
+    arguments = {"image": OTHER, "seed": 0, **FEW}
+    alone = next(iter(ours["onnxruntime"].start("a cat", guidance_scale=1.0, **arguments))).latents
+    late = next(iter(ours["onnxruntime"].start("a cat", guidance_scale=4.0, guidance_interval=(0.9, 1.0), **arguments)))
+    np.testing.assert_allclose(late.latents, alone, atol=1e-6)
+
+
 INPAINTING = {
     "defaults": {},
     "a reference": {"strength": 1.0, "guidance_scale": 1.0, "image_reference": OTHER},
