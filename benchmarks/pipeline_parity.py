@@ -74,6 +74,7 @@ PIPELINES = (
     ("StableDiffusionXLImg2ImgPipeline", "xl-refiner", ("image",)),
     ("StableDiffusionXLInpaintPipeline", "xl", ("image", "mask_image")),
     ("StableDiffusionXLInpaintPipeline", "xl-inpaint", ("image", "mask_image")),
+    ("StableDiffusionXLInstructPix2PixPipeline", "xl-instruct", ("image",)),
     ("StableDiffusionControlNetPipeline", "sd1", (CONTROL,)),
     ("StableDiffusionControlNetPipeline", "sd1", (CONTROL, CONTROL)),
     ("StableDiffusionControlNetImg2ImgPipeline", "sd1", ("image", CONTROL)),
