@@ -44,6 +44,7 @@ def make_state(
 
     Raises:
         InputError: Two bundles have one name.
+        BundleError: The presets of a bundle are damaged.
     """
     store = ImageStore(limits)
     return ServerState(

@@ -76,6 +76,7 @@ def name_models(pipelines: Iterable[PipelineBase], created: int) -> dict[str, Mo
 
     Raises:
         InputError: Two folders have one name, a name cannot be part of an address, or a bundle makes no images.
+        BundleError: The presets of a bundle are damaged.
     """
     models: dict[str, Model] = {}
     for pipeline in pipelines:
@@ -91,6 +92,7 @@ def name_models(pipelines: Iterable[PipelineBase], created: int) -> dict[str, Mo
             raise InputError(f"BUNDLE {root}: its name cannot be that of a model; use letters, digits, ., - and _")
         if name in models:
             raise InputError(f"BUNDLE {root}: another bundle is served as {name!r} already; rename one of the folders")
+        read_presets(pipeline.session.bundle)
         models[name] = Model(name=name, pipeline=pipeline, created=created)
     return models
 

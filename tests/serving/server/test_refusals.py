@@ -3,13 +3,17 @@
 import base64
 import io
 import re
+import shutil
 
 import httpx
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from diffoundry.runtime.bundle.bundle import Bundle
+from diffoundry.runtime.bundle.edit_config import replace_json
 from diffoundry.runtime.errors import InputError
+from diffoundry.runtime.presets import ARGUMENTS, PRESETS_FILE
 from diffoundry.serving.cli.serve import command as serve
 from diffoundry.serving.server.errors import from_error
 from diffoundry.serving.server.parameter_table import NEUTRAL
@@ -167,6 +171,17 @@ def test_sentences_of_the_runtime_name_parameters(sentence):
     param, message = _TRANSLATED[sentence]
     error = from_error(InputError(sentence))
     assert (error.param, error.message) == (param, message or sentence)
+
+
+def test_bundles_with_damaged_presets_are_refused_at_the_start(emoji_bundle, tmp_path):
+    folder = tmp_path / "emoji.bundle"
+    shutil.copytree(emoji_bundle, folder)
+    replace_json(Bundle(folder), PRESETS_FILE, {"fast": {"arguments": {"strength": 0.5}, "measured": {}}})
+    result = CliRunner().invoke(serve, [str(folder), "--port", "0"])
+    assert str(result.exception) == (
+        f"{folder / PRESETS_FILE}: got 'fast' without arguments that a preset may hold, expected only "
+        f"{', '.join(ARGUMENTS)}; run 'diffoundry tune' again"
+    )
 
 
 def test_memory_that_the_server_exceeds_is_refused(emoji_bundle):
