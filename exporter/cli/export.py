@@ -25,7 +25,7 @@ from diffoundry.runtime.cli.adapters import parse_lora
 from diffoundry.runtime.cli.completion import complete_precision, complete_scheduler, complete_target
 from diffoundry.runtime.cli.console import out, print_json, remark, size_text
 from diffoundry.runtime.cli.help import Command, options_in
-from diffoundry.runtime.cli.options import json_option
+from diffoundry.runtime.cli.options import SEED, json_option
 from diffoundry.runtime.cli.status_line import StatusLine
 from diffoundry.runtime.engines.plugins import list_plugins
 from diffoundry.runtime.errors import InputError
@@ -106,7 +106,7 @@ _EXAMPLES = (
     help="Prediction type of a single file's UNet.  [default: the file's]",
 )
 @_checkpoint("--random-weights", is_flag=True, help="Build an alias's architecture with seeded random weights.")
-@_checkpoint("--seed", type=int, default=0, show_default=True, help="Seed of the random weights.")
+@_checkpoint("--seed", type=SEED, default=0, show_default=True, help="Seed of the random weights.")
 @_engines(
     "--target",
     multiple=True,

@@ -16,6 +16,7 @@ from diffoundry.runtime.bundle.edit_config import complete_edit, replace_json
 from diffoundry.runtime.cli.console import out, print_json, remark
 from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.options import (
+    SEED,
     bundle_argument,
     engine_options,
     json_option,
@@ -63,7 +64,7 @@ _SCALE = 7.5
     show_default=True,
     help="Number of built-in prompts, if there is no --prompt. Every second one is held out.",
 )
-@_images("--seed", "seeds", type=int, multiple=True, help="Seed. May be repeated.  [default: 0]")
+@_images("--seed", "seeds", type=SEED, multiple=True, help="Seed. May be repeated.  [default: 0]")
 @_images(
     "--steps",
     also=("--num-inference-steps",),

@@ -20,7 +20,7 @@ from diffoundry.exporter.verify.request import FULL_SEEDS, VerifyRequest
 from diffoundry.runtime.bundle.bundle import Bundle, tell_unchecked
 from diffoundry.runtime.cli.console import remark
 from diffoundry.runtime.cli.help import options_in
-from diffoundry.runtime.cli.options import engine_options, json_option, take_engine_options
+from diffoundry.runtime.cli.options import SEED, engine_options, json_option, take_engine_options
 from diffoundry.runtime.cli.status_line import StatusLine
 from diffoundry.runtime.engines.plugins import resolve
 from diffoundry.runtime.engines.protocol import OpenEngine
@@ -53,7 +53,7 @@ _OPTIONS = (
         type=click.IntRange(1, len(PROMPTS)),
         help=f"Number of built-in prompts, if there is no --prompt.  [default: {_QUICK}]",
     ),
-    _images("--seed", "seeds", type=int, multiple=True, help="Seed. May be repeated.  [default: 0]"),
+    _images("--seed", "seeds", type=SEED, multiple=True, help="Seed. May be repeated.  [default: 0]"),
     _images("--full", is_flag=True, help=f"Generate all {len(PROMPTS)} built-in prompts with {len(FULL_SEEDS)} seeds."),
     _images(
         "--steps",

@@ -31,7 +31,12 @@ def read_interval(text: str, subject: str = "--guidance-interval") -> list[float
     if not found:
         raise InputError(f"{subject}: got {text!r}, expected LOW:HIGH, two fractions of the steps, such as 0.2:0.8")
     interval = [float(found[1]), float(found[2])]
-    check_approximations(interval, None)
+    try:
+        check_approximations(interval, None)
+    except InputError as error:
+        raise InputError(
+            f"{subject}: got {text!r}, expected fractions of the steps, 0 to 1, the lower one first, such as 0.2:0.8"
+        ) from error
     return interval
 
 

@@ -26,6 +26,7 @@ from diffoundry.runtime.cli.bench_view import (
 from diffoundry.runtime.cli.console import make_table, out, print_json, remark, warn
 from diffoundry.runtime.cli.help import Command, options_in
 from diffoundry.runtime.cli.options import (
+    SEED,
     bundle_argument,
     engine_options,
     json_option,
@@ -80,7 +81,7 @@ _EXAMPLES = (
 @_image("--guidance-scale", type=float, help="1 or less turns guidance off.  [default: 7.5]")
 @_image("--height", type=int, help="Pixels.  [default: the checkpoint's]")
 @_image("--width", type=int, help="Pixels.  [default: the checkpoint's]")
-@_image("--seed", type=int, help="Seed of torch's CPU generator.  [default: 0]")
+@_image("--seed", type=SEED, help="Seed of torch's CPU generator.  [default: 0]")
 @engine_options
 @options_in("Output")("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a report.")
 @json_option

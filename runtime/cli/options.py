@@ -22,6 +22,7 @@ from diffoundry.runtime.errors import DiffoundryError, InputError, UnknownArgume
 from diffoundry.runtime.suggest import nearest_words
 
 __all__ = [
+    "SEED",
     "bundle_argument",
     "bundles_argument",
     "engine_options",
@@ -32,6 +33,27 @@ __all__ = [
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class _SeedType(click.ParamType[int]):
+    """A whole number that fits the 64 bits of torch's seeds."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read the number, and refuse one that torch would not take."""
+        seed = int(click.INT.convert(value, param, ctx))
+        if not -(2**63) <= seed < 2**64:
+            self.fail(
+                f"{seed} does not fit 64 bits, expected a whole number from -2**63 to 2**64 - 1, as torch takes it.",
+                param,
+                ctx,
+            )
+        return seed
+
+
+SEED = _SeedType()
+"""Type of the option --seed."""
 
 
 def _find(context: click.Context, _parameter: click.Parameter, value: str) -> Path:
