@@ -18,6 +18,9 @@ __all__ = ["ApiKeys", "check_origin", "read_keys"]
 _SHORTEST = 16
 """Characters of a key."""
 
+_LARGEST_FILE = 10**6
+"""Bytes of a file of keys; a device such as /dev/zero has no end."""
+
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -57,15 +60,19 @@ def read_keys(path: Path) -> ApiKeys:
     """Read a file of keys, one a line; blank lines and those that begin with # are skipped.
 
     Raises:
-        InputError: It cannot be read, has no key, or a short one.
+        InputError: It cannot be read, is too large, has no key, or a short one.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        with path.open("rb") as file:
+            data = file.read(_LARGEST_FILE + 1)
+        lines = data.decode("utf-8-sig").splitlines() if len(data) <= _LARGEST_FILE else []
     except (OSError, UnicodeDecodeError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or "it is no text"
         raise InputError(
             f"--api-key-file {path}: cannot be read ({reason}); pass a text file, one key a line"
         ) from error
+    if len(data) > _LARGEST_FILE:
+        raise InputError(f"--api-key-file {path}: got more than 1 MB, expected a text file, one key a line")
     keys = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
     if not keys:
         raise InputError(f"--api-key-file {path}: got no key, expected one a line")

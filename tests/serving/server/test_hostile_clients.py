@@ -296,8 +296,9 @@ def test_a_file_of_keys_that_protects_nothing_is_refused(tmp_path, text, words):
         (b"", "got no key, expected one a line"),
         (b"\x7fELF\xff\xfe\x80", "cannot be read (it is no text); pass a text file, one key a line"),
         (None, "cannot be read (Is a directory); pass a text file, one key a line"),
+        (b"#" * 1_000_001, "got more than 1 MB, expected a text file, one key a line"),
     ],
-    ids=["empty", "binary", "folder"],
+    ids=["empty", "binary", "folder", "large"],
 )
 def test_what_is_no_file_of_keys_is_refused(tmp_path, data, words):
     path = tmp_path / "keys"
