@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.formats.config_values import Config, flag, integer, refuse
 from diffoundry.runtime.models.flux_transformer_2d import ReferenceTransformer, read_axes
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
-from diffoundry.runtime.models.qwen_image_transformer_2d import centered_positions, reference_name
+from diffoundry.runtime.models.qwen_image_transformer_2d import centered_positions
+from diffoundry.runtime.models.reference_tokens import STATES, join_references, read_grids
 from diffoundry.runtime.models.rotary import rotary_angles
 
 __all__ = [
@@ -143,9 +145,8 @@ class QwenImage21Transformer2DModel(ReferenceTransformer):
     """A `Denoiser` over latents (B, C, h, w), each of which is a token. diffusers: `QwenImage21Transformer2DModel`.
 
     Its conditioning: "encoder_hidden_states" (B, tokens, D) and "encoder_hidden_states_mask" (B, tokens), 1 for a token
-    and 0 for padding. Of a call with other images their latents by `reference_name` (B, C, h', w'), and
-    `STARTS`. Rotary positions are computed here:
-    those of the result follow the tokens of its own text, not its padding.
+    and 0 for padding. Of a call with other images their `reference_feeds`, and `STARTS`. Rotary positions are computed
+    here, once for all steps of a call: those of the result follow the tokens of its own text, not its padding.
 
     Attributes:
         layout: Its interface.
@@ -168,42 +169,77 @@ class QwenImage21Transformer2DModel(ReferenceTransformer):
         """See `Denoiser`: one for each latent, though sides are even."""
         return shape[2] * shape[3]
 
+    def reference_feeds(self, images: Sequence[FloatArray], batch: int, copies: int = 1) -> dict[str, FloatArray]:
+        """Return the conditioning for other images.
+
+        Args:
+            images: Latents of each, (1 or B, C, h, w).
+            batch: B, images of a call.
+            copies: As `Guidance.copies`.
+
+        Raises:
+            InputError: The engine takes another number of tokens.
+        """
+        tokens = [image.transpose(0, 2, 3, 1) for image in images]
+        feeds = join_references(tokens, batch, copies, self.layout.in_channels)
+        self.check_reference(feeds[STATES].shape[1])
+        return feeds
+
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the network takes a thousandth of the timestep."""
-        tokens = sample.transpose(0, 2, 3, 1)
+        if STATES not in conditioning and self.reference_limit != 0:
+            conditioning = {**conditioning, **self.reference_feeds((), len(sample))}
+        tokens, axes = sample.transpose(0, 2, 3, 1), self.layout.axes
         states, mask = (conditioning[f"encoder_hidden_states{end}"] for end in ("", "_mask"))
-        names = (reference_name(index) for index in range(len(conditioning)))
-        others = [conditioning[name].transpose(0, 2, 3, 1) for name in names if name in conditioning]
-        starts = conditioning[STARTS][0].astype(int).tolist() if others else ()
-        tables = sequence_tables(states.shape[1], starts, [other.shape[1:3] for other in others])
+        grids = read_grids(conditioning)
+        starts = tuple(conditioning[STARTS][0].astype(int).tolist()) if grids else ()
+        tables, known = _sequence_feeds(states.shape[1], starts, grids, axes)
+        counts = np.rint(mask.sum(axis=1)).astype(int)
+        cos, sin = _result_angles(tuple(tables.following[counts].tolist()), *tokens.shape[1:3], axes)
         feeds = {
             "hidden_states": np.ascontiguousarray(tokens),
             "timestep": time_feed(timestep, lambda times: times / np.float32(_TRAINED)),
             "encoder_hidden_states": states,
             "encoder_hidden_states_mask": mask,
-            **self._target(tables, mask, tokens.shape[1:3]),
-            **self._angles("text", tables.text),
-            "text_order": tables.text_order,
+            "rotary_cos": cos,
+            "rotary_sin": sin,
+            **{name: known[name] for name in known if not name.startswith("reference_") or STATES in conditioning},
         }
-        self.check_reference(len(tables.image_order))
-        if self.reference_limit != 0:
-            rows = [np.zeros((len(sample), 0, self.layout.in_channels), np.float32)]
-            rows += [other.reshape(len(other), -1, other.shape[-1]) for other in others]
-            feeds |= {
-                "reference_hidden_states": np.concatenate(rows, axis=1),
-                **self._angles("reference", tables.images),
-                "reference_order": tables.image_order,
-                "reference_last": tables.image_last,
-            }
+        if STATES in conditioning:
+            feeds[STATES] = conditioning[STATES]
         return np.ascontiguousarray(self._run(feeds, tokens.shape).transpose(0, 3, 1, 2))
 
-    def _target(self, tables: SequenceTables, mask: FloatArray, grid: tuple[int, ...]) -> dict[str, FloatArray]:
-        """Return the angles (B, rows, columns, D) of the result, after the tokens of each row's own text."""
-        places = np.stack([centered_positions(0, *grid)] * len(mask))
-        counts = np.rint(mask.sum(axis=1)).astype(int)
-        places[..., 0] = tables.following[counts][:, None, None]
-        return self._angles("rotary", places)
 
-    def _angles(self, name: str, places: npt.NDArray[np.float64]) -> dict[str, FloatArray]:
-        cos, sin = rotary_angles(places, self.layout.axes, dtype=np.float32)
-        return {f"{name}_cos": cos, f"{name}_sin": sin}
+@lru_cache(maxsize=4)
+def _sequence_feeds(
+    tokens: int, starts: tuple[int, ...], grids: tuple[tuple[int, int], ...], axes: tuple[int, ...]
+) -> tuple[SequenceTables, dict[str, FloatArray]]:
+    """Return `sequence_tables`, and the inputs of the network that follow from them, the same for every step."""
+    tables = sequence_tables(tokens, starts, grids)
+    text, images = (rotary_angles(places, axes, dtype=np.float32) for places in (tables.text, tables.images))
+    return tables, {
+        "text_cos": text[0],
+        "text_sin": text[1],
+        "text_order": tables.text_order,
+        "reference_cos": images[0],
+        "reference_sin": images[1],
+        "reference_order": tables.image_order,
+        "reference_last": tables.image_last,
+    }
+
+
+@lru_cache(maxsize=4)
+def _result_angles(
+    firsts: tuple[float, ...], rows: int, columns: int, axes: tuple[int, ...]
+) -> tuple[FloatArray, FloatArray]:
+    """Return cosines and sines (B, rows, columns, half a head) of results.
+
+    Args:
+        firsts: Position of each on the first axis, after the tokens of its own text.
+        rows: Latents to a column.
+        columns: Latents to a row.
+        axes: As `QwenImage21Layout.axes`.
+    """
+    places = np.stack([centered_positions(0, rows, columns)] * len(firsts))
+    places[..., 0] = np.array(firsts)[:, None, None]
+    return rotary_angles(places, axes, dtype=np.float32)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.formats.config_values import Config, flag, integer, integers, refuse
 from diffoundry.runtime.models.flux_transformer_2d import PATCH, ReferenceTransformer, pack_latents, unpack_latents
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
+from diffoundry.runtime.models.reference_tokens import STATES, join_references, network_feeds, read_grids
 from diffoundry.runtime.models.rotary import grid_positions, rotary_angles
 
 __all__ = [
@@ -22,7 +24,6 @@ __all__ = [
     "QwenImageTransformer2DModel",
     "centered_positions",
     "read_layout",
-    "reference_name",
     "text_positions",
     "token_feeds",
 ]
@@ -37,7 +38,8 @@ _AXES = (16, 56, 56)
 _TRAINED = 1000.0
 """Timesteps of the training; the network counts from 0 to 1."""
 
-_REFERENCE = "reference_latents."
+Angles = tuple[FloatArray, FloatArray]
+"""Cosines and sines."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,13 +115,16 @@ def text_positions(grids: Sequence[tuple[int, ...]], tokens: int) -> npt.NDArray
         grids: Rows and columns of each image.
         tokens: Number of tokens.
     """
-    first = max(side // 2 for grid in grids for side in grid)
+    return _row(_first(grids), tokens)
+
+
+def _first(grids: Sequence[tuple[int, ...]]) -> int:
+    """Return the position of the first token of a text."""
+    return max(side // 2 for grid in grids for side in grid)
+
+
+def _row(first: int, tokens: int) -> npt.NDArray[np.float64]:
     return np.repeat(first + np.arange(tokens, dtype=np.float64)[:, None], len(_AXES), axis=1)
-
-
-def reference_name(index: int) -> str:
-    """Return the name in the conditioning for latents of another image."""
-    return f"{_REFERENCE}{index}"
 
 
 def token_feeds(
@@ -135,31 +140,39 @@ def token_feeds(
         others: Rows and columns of other images.
     """
     tokens = pack_latents(sample)
-    grids = [tokens.shape[1:3], *others]
-    return _feeds(tokens, timestep, axes, centered_positions(0, *tokens.shape[1:3]), text_positions(grids, length))
+    rows, columns = tokens.shape[1:3]
+    text = _text_angles(_first([(rows, columns), *others]), length, tuple(axes))
+    return _feeds(tokens, timestep, _image_angles(((0, rows, columns),), tuple(axes)), text)
 
 
-def _feeds(
-    tokens: FloatArray,
-    timestep: float,
-    axes: Sequence[int],
-    places: npt.NDArray[np.float64],
-    text: npt.NDArray[np.float64],
-) -> dict[str, FloatArray]:
+def _feeds(tokens: FloatArray, timestep: float, image: Angles, text: Angles) -> dict[str, FloatArray]:
     """Return the inputs of a network for tokens, with the angles of their places and of those of the text."""
-    (cos, sin), (text_cos, text_sin) = _angles(places, axes), _angles(text, axes)
+    cos, sin = (table.reshape(*tokens.shape[1:3], -1) for table in image)
     return {
         "hidden_states": tokens,
         "timestep": time_feed(timestep, lambda times: times / np.float32(_TRAINED)),
         "rotary_cos": cos,
         "rotary_sin": sin,
-        "text_cos": text_cos,
-        "text_sin": text_sin,
+        "text_cos": text[0],
+        "text_sin": text[1],
     }
 
 
-def _angles(positions: npt.NDArray[np.float64], axes: Sequence[int]) -> tuple[FloatArray, FloatArray]:
-    return rotary_angles(positions, axes, dtype=np.float32)
+@lru_cache(maxsize=8)
+def _image_angles(places: tuple[tuple[int, int, int], ...], axes: tuple[int, ...]) -> Angles:
+    """Return cosines and sines (tokens, half a head) of images one after another, the same for every step.
+
+    Args:
+        places: Position on the first axis, rows and columns of each image.
+        axes: As `QwenImageLayout.axes`.
+    """
+    grids = [np.zeros((0, len(_AXES))), *(centered_positions(*place).reshape(-1, len(_AXES)) for place in places)]
+    return rotary_angles(np.concatenate(grids), axes, dtype=np.float32)
+
+
+@lru_cache(maxsize=8)
+def _text_angles(first: int, tokens: int, axes: tuple[int, ...]) -> Angles:
+    return rotary_angles(_row(first, tokens), axes, dtype=np.float32)
 
 
 class QwenImageTransformer2DModel(ReferenceTransformer):
@@ -168,8 +181,8 @@ class QwenImageTransformer2DModel(ReferenceTransformer):
     Qwen team 2025, https://arxiv.org/abs/2508.02324.
 
     Its conditioning: "encoder_hidden_states" (B, tokens, D) and "encoder_hidden_states_mask" (B, tokens), 1 for a token
-    and 0 for padding, and of a network that sees other images their latents by `reference_name` (B, C, h', w'). Angles
-    of rotary positions are computed here.
+    and 0 for padding, and of a network that sees other images their `reference_feeds`. Angles of rotary positions are
+    computed here, once for all steps of a size.
 
     Attributes:
         layout: Its interface.
@@ -189,14 +202,32 @@ class QwenImageTransformer2DModel(ReferenceTransformer):
         self.layout = read_layout(self._config, self._subject, layered=self.layered)
         self._set_packed(self.layout.in_channels, self.layout.out_channels, self.layout.channels)
 
+    def reference_feeds(self, images: Sequence[FloatArray], batch: int, copies: int = 1) -> dict[str, FloatArray]:
+        """Return the conditioning for other images.
+
+        Args:
+            images: Latents of each, (1 or B, C, h, w).
+            batch: B, images of a call.
+            copies: As `Guidance.copies`.
+
+        Raises:
+            InputError: The engine takes another number of tokens.
+        """
+        feeds = join_references(list(map(pack_latents, images)), batch, copies, self.layout.in_channels)
+        self.check_reference(feeds[STATES].shape[1])
+        return feeds
+
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the network takes a thousandth of the timestep."""
-        others = self._others(conditioning)
-        grids = [other.shape[1:3] for other in others]
+        if STATES not in conditioning and self.reference_limit != 0:
+            conditioning = {**conditioning, **self.reference_feeds((), len(sample))}
+        grids = read_grids(conditioning)
         feeds = self._token_feeds(sample, timestep, conditioning["encoder_hidden_states"].shape[1], grids)
-        feeds |= {name: one for name, one in conditioning.items() if not name.startswith(_REFERENCE)}
-        if self.reference_limit != 0:
-            feeds |= self._reference(others, len(sample))
+        feeds |= network_feeds(conditioning)
+        if STATES in feeds:
+            places = tuple((self._reference_position(index), *grid) for index, grid in enumerate(grids, 1))
+            cos, sin = _image_angles(places, self.layout.axes)
+            feeds |= {"reference_cos": cos, "reference_sin": sin}
         shape = (*feeds["hidden_states"].shape[:3], self.layout.out_channels)
         return unpack_latents(self._run(feeds, shape))
 
@@ -209,30 +240,6 @@ class QwenImageTransformer2DModel(ReferenceTransformer):
     def _reference_position(self, index: int) -> int:
         """Return the position of another image on the first axis; `index` counts from 1."""
         return index
-
-    def _others(self, conditioning: Feeds) -> list[FloatArray]:
-        """Return the tokens (B, rows, columns, 4 C) of other images."""
-        names = (reference_name(index) for index in range(len(conditioning)))
-        return [pack_latents(conditioning[name]) for name in names if name in conditioning]
-
-    def _reference(self, others: Sequence[FloatArray], batch: int) -> dict[str, FloatArray]:
-        """Return the inputs for the tokens of other images, one after another.
-
-        Raises:
-            InputError: The engine takes another number of tokens.
-        """
-        half, channels = sum(self.layout.axes) // 2, self.layout.in_channels
-        rows = [np.zeros((batch, 0, channels), np.float32)]
-        rows += [other.reshape(batch, -1, channels) for other in others]
-        tables = [(np.zeros((0, half), np.float32),) * 2]
-        for index, other in enumerate(others, 1):
-            place = self._reference_position(index)
-            cos, sin = _angles(centered_positions(place, *other.shape[1:3]), self.layout.axes)
-            tables.append((cos.reshape(-1, half), sin.reshape(-1, half)))
-        joined = np.concatenate(rows, axis=1)
-        self.check_reference(joined.shape[1])
-        cos, sin = (np.concatenate(parts) for parts in zip(*tables, strict=True))
-        return {"reference_hidden_states": joined, "reference_cos": cos, "reference_sin": sin}
 
 
 class QwenImageLayeredTransformer2DModel(QwenImageTransformer2DModel):
@@ -249,10 +256,9 @@ class QwenImageLayeredTransformer2DModel(QwenImageTransformer2DModel):
         """See `token_feeds`. Each layer has a position on the first axis. diffusers: `QwenEmbedLayer3DRope`."""
         tokens, (rows, columns) = pack_latents(sample), others[0]
         count = tokens.shape[1] // rows
-        places = np.concatenate([centered_positions(index, rows, columns) for index in range(count)])
-        first = max(rows // 2, columns // 2, count)
-        text = np.repeat(first + np.arange(length, dtype=np.float64)[:, None], len(_AXES), axis=1)
-        return _feeds(tokens, timestep, self.layout.axes, places, text)
+        image = _image_angles(tuple((index, rows, columns) for index in range(count)), self.layout.axes)
+        text = _text_angles(max(rows // 2, columns // 2, count), length, self.layout.axes)
+        return _feeds(tokens, timestep, image, text)
 
     def _reference_position(self, index: int) -> int:  # noqa: ARG002  # there is one image
         """Return the position of the image on the first axis, before all layers."""

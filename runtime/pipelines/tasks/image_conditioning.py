@@ -4,20 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from diffoundry.runtime.checks.arguments import check_number
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import check_pil
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
-from diffoundry.runtime.models.qwen_image_transformer_2d import reference_name
 from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
 from diffoundry.runtime.pipelines.tasks.editing import check_guidance
 from diffoundry.runtime.pipelines.tasks.prompt_editing import area_size
 from diffoundry.runtime.pipelines.tasks.schedule import start_at_index
-from diffoundry.runtime.pipelines.tasks.source_images import fill_batch, read_transparent
+from diffoundry.runtime.pipelines.tasks.source_images import read_transparent
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -71,10 +68,11 @@ class ImageConditioning(Task):
 
     def begin(self, context: TaskContext) -> LoopInit:
         """Draw noise, and encode the likeliest latents of each image; diffusers: `prepare_latents`."""
-        feeds, vae = {}, context.vae
-        for index, image in enumerate(self._resized()):
-            latents = fill_batch(vae.normalize(vae.mode(read_transparent(image))), context.images)
-            feeds[reference_name(index)] = np.concatenate([latents] * context.copies)
+        vae, feeds = context.vae, {}
+        if images := self._resized():
+            latents = [vae.normalize(vae.mode(read_transparent(image))) for image in images]
+            denoiser: Any = context.family.denoiser
+            feeds = denoiser.reference_feeds(latents, context.images, context.copies)
         return LoopInit(
             latents=context.noise() * context.noise_scale,
             timesteps=start_at_index(context.scheduler, context.begin_index or 0),

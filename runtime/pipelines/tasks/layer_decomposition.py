@@ -13,7 +13,7 @@ from diffoundry.runtime.images.postprocess import postprocess
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.flux_transformer_2d import PATCH
 from diffoundry.runtime.models.protocols import FloatArray
-from diffoundry.runtime.models.qwen_image_transformer_2d import LAYERED_SIDE, LAYERS, reference_name
+from diffoundry.runtime.models.qwen_image_transformer_2d import LAYERED_SIDE, LAYERS
 from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
@@ -83,11 +83,11 @@ class LayerDecomposition(Task):
     def begin(self, context: TaskContext) -> LoopInit:
         """Encode the likeliest latents of the image, and draw noise; diffusers: `prepare_latents`."""
         latents = context.vae.normalize(context.vae.mode(self._pixels(*context.size)))
-        shown = fill_batch(latents, context.images)
+        denoiser: Any = context.family.denoiser
         return LoopInit(
             latents=self._noise(context) * context.noise_scale,
             timesteps=start_at_index(context.scheduler, context.begin_index or 0),
-            feeds={reference_name(0): np.concatenate([shown] * context.copies)},
+            feeds=denoiser.reference_feeds([fill_batch(latents, context.images)], context.images, context.copies),
             decode=partial(self._decode, context.vae),
             count=context.images * self.layers,
         )

@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-import numpy as np
-
 from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.images.pixels import ImageInput
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
-from diffoundry.runtime.models.qwen_image_transformer_2d import reference_name
 from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.tasks.base import TaskContext
@@ -74,4 +71,6 @@ class PromptEditInpainting(Inpainting):
 
     def _feeds(self, context: TaskContext, image: FloatArray) -> Feeds:
         """See `Inpainting`: the image beside the latents."""
-        return {reference_name(0): np.concatenate([image] * context.copies)}
+        denoiser: Any = context.family.denoiser
+        feeds: Feeds = denoiser.reference_feeds([image], context.images, context.copies)
+        return feeds

@@ -12,7 +12,6 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.models.autoencoder_kl import AutoencoderKL
 from diffoundry.runtime.models.flux_transformer_2d import PATCH
 from diffoundry.runtime.models.protocols import FloatArray
-from diffoundry.runtime.models.qwen_image_transformer_2d import reference_name
 from diffoundry.runtime.pipelines.families.base import Family
 from diffoundry.runtime.pipelines.inputs import CommonInputs
 from diffoundry.runtime.pipelines.tasks.base import LoopInit, Task, TaskContext
@@ -108,10 +107,10 @@ class PromptEditing(Task):
 
     def begin(self, context: TaskContext) -> LoopInit:
         """Encode the likeliest latents of the images, and draw noise; diffusers: `prepare_latents`."""
-        feeds = {}
-        for index, pixels in enumerate(self.pixels()):
-            latents = fill_batch(context.vae.normalize(context.vae.mode(pixels)), context.images)
-            feeds[reference_name(index)] = np.concatenate([latents] * context.copies)
+        vae = context.vae
+        denoiser: Any = context.family.denoiser
+        latents = [fill_batch(vae.normalize(vae.mode(pixels)), context.images) for pixels in self.pixels()]
+        feeds = denoiser.reference_feeds(latents, context.images, context.copies)
         timesteps = start_at_index(context.scheduler, context.begin_index or 0)
         return LoopInit(latents=context.noise() * context.noise_scale, timesteps=timesteps, feeds=feeds)
 
