@@ -1,6 +1,5 @@
 """Flux2Transformer2DModel: the denoiser of FLUX.2."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,7 +11,7 @@ from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.formats.config_values import Config, flag, integer, number, refuse
 from diffoundry.runtime.models.flux_transformer_2d import PATCH, ReferenceTransformer, read_axes
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
-from diffoundry.runtime.models.reference_tokens import STATES, join_references, network_feeds, read_grids
+from diffoundry.runtime.models.reference_tokens import STATES, network_feeds, read_grids
 from diffoundry.runtime.models.rotary import axis_positions, grid_positions, rotary_angles
 
 __all__ = ["SIDE", "Flux2Layout", "Flux2Transformer2DModel", "read_layout"]
@@ -98,7 +97,7 @@ class Flux2Transformer2DModel(ReferenceTransformer):
             ConfigError: A value of the config has another type, or is out of range.
         """
         super().__init__(session)
-        self.layout = read_layout(self._config, self._subject)
+        self.layout: Flux2Layout = read_layout(self._config, self._subject)
         self.in_channels = self.out_channels = self.layout.in_channels
         self.sample_size = SIDE, SIDE
         self.first_channels = self.layout.channels
@@ -112,22 +111,6 @@ class Flux2Transformer2DModel(ReferenceTransformer):
     def embed_guidance(self, scale: float) -> Feeds:
         """See `Denoiser`."""
         return {"guidance": np.array([scale], np.float32)}
-
-    def reference_feeds(self, images: Sequence[FloatArray], batch: int, copies: int = 1) -> dict[str, FloatArray]:
-        """Return the inputs for other images, which follow each other on the first axis of the positions.
-
-        Args:
-            images: Tokens of each, (1 or B, 4 C, h, w).
-            batch: B, images of a call.
-            copies: As `Guidance.copies`.
-
-        Raises:
-            InputError: The engine takes another number of tokens.
-        """
-        tokens = [image.transpose(0, 2, 3, 1) for image in images]
-        feeds = join_references(tokens, batch, copies, self.layout.in_channels)
-        self.check_reference(feeds[STATES].shape[1])
-        return feeds
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the network takes a thousandth of the timestep."""

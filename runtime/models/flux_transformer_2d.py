@@ -1,6 +1,8 @@
 """FluxTransformer2DModel: the denoiser of FLUX.1."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +12,7 @@ from diffoundry.runtime.errors import InputError
 from diffoundry.runtime.formats.config_values import Config, flag, integer, integers, refuse
 from diffoundry.runtime.models.denoiser import PatchTransformer
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
+from diffoundry.runtime.models.reference_tokens import STATES, join_references
 from diffoundry.runtime.models.rotary import grid_positions, rotary_angles
 
 __all__ = [
@@ -142,13 +145,39 @@ def token_feeds(sample: FloatArray, timestep: float, axes: tuple[int, ...]) -> t
 
 
 class ReferenceTransformer(PatchTransformer):
-    """A transformer over tokens of 2 x 2 latents that may also see tokens of other images."""
+    """A transformer over tokens of 2 x 2 latents that may also see tokens of other images.
+
+    Attributes:
+        layout: Its interface, with `in_channels` of a token.
+    """
+
+    layout: Any
 
     def _set_packed(self, in_channels: int, out_channels: int, width: int) -> None:
         """Set the sizes of a network that takes and returns tokens of so many channels, and computes with `width`."""
         self.in_channels, self.out_channels = in_channels // PATCH**2, out_channels // PATCH**2
         self.patch_size, self.sample_size = PATCH, (SIDE, SIDE)
         self.first_channels = width
+
+    def reference_feeds(self, images: Sequence[FloatArray], batch: int, copies: int = 1) -> dict[str, FloatArray]:
+        """Return the conditioning for other images, which is the same in every step of a call.
+
+        Args:
+            images: Of each what `_reference_tokens` takes, (1 or B, ...).
+            batch: B, images of a call.
+            copies: As `Guidance.copies`.
+
+        Raises:
+            InputError: The engine takes another number of tokens.
+        """
+        tokens = [self._reference_tokens(image) for image in images]
+        feeds = join_references(tokens, batch, copies, self.layout.in_channels)
+        self.check_reference(feeds[STATES].shape[1])
+        return feeds
+
+    def _reference_tokens(self, image: FloatArray) -> FloatArray:
+        """Return the tokens (B, rows, columns, C) of an image (B, C, rows, columns)."""
+        return image.transpose(0, 2, 3, 1)
 
     @property
     def reference_limit(self) -> int | None:
@@ -194,7 +223,7 @@ class FluxTransformer2DModel(ReferenceTransformer):
             ConfigError: A value of the config has another type, or is out of range.
         """
         super().__init__(session)
-        self.layout = read_layout(self._config, self._subject)
+        self.layout: FluxLayout = read_layout(self._config, self._subject)
         self._set_packed(self.layout.in_channels, self.layout.out_channels, self.layout.channels)
 
     @property

@@ -14,7 +14,7 @@ from diffoundry.runtime.formats.config_values import Config, flag, integer, refu
 from diffoundry.runtime.models.flux_transformer_2d import ReferenceTransformer, read_axes
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
 from diffoundry.runtime.models.qwen_image_transformer_2d import centered_positions
-from diffoundry.runtime.models.reference_tokens import STATES, join_references, read_grids
+from diffoundry.runtime.models.reference_tokens import STATES, read_grids
 from diffoundry.runtime.models.rotary import rotary_angles
 
 __all__ = [
@@ -160,7 +160,7 @@ class QwenImage21Transformer2DModel(ReferenceTransformer):
             ConfigError: A value of the config has another type, or is out of range.
         """
         super().__init__(session)
-        self.layout = read_layout(self._config, self._subject)
+        self.layout: QwenImage21Layout = read_layout(self._config, self._subject)
         self.in_channels = self.out_channels = self.layout.in_channels
         self.sample_size, self.patch_size = (SIDE, SIDE), SLOT
         self.first_channels = self.layout.channels
@@ -168,22 +168,6 @@ class QwenImage21Transformer2DModel(ReferenceTransformer):
     def image_tokens(self, shape: tuple[int, ...]) -> int:
         """See `Denoiser`: one for each latent, though sides are even."""
         return shape[2] * shape[3]
-
-    def reference_feeds(self, images: Sequence[FloatArray], batch: int, copies: int = 1) -> dict[str, FloatArray]:
-        """Return the conditioning for other images.
-
-        Args:
-            images: Latents of each, (1 or B, C, h, w).
-            batch: B, images of a call.
-            copies: As `Guidance.copies`.
-
-        Raises:
-            InputError: The engine takes another number of tokens.
-        """
-        tokens = [image.transpose(0, 2, 3, 1) for image in images]
-        feeds = join_references(tokens, batch, copies, self.layout.in_channels)
-        self.check_reference(feeds[STATES].shape[1])
-        return feeds
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the network takes a thousandth of the timestep."""

@@ -13,7 +13,7 @@ from diffoundry.runtime.engines.timesteps import time_feed
 from diffoundry.runtime.formats.config_values import Config, flag, integer, integers, refuse
 from diffoundry.runtime.models.flux_transformer_2d import PATCH, ReferenceTransformer, pack_latents, unpack_latents
 from diffoundry.runtime.models.protocols import Feeds, FloatArray
-from diffoundry.runtime.models.reference_tokens import STATES, join_references, network_feeds, read_grids
+from diffoundry.runtime.models.reference_tokens import STATES, network_feeds, read_grids
 from diffoundry.runtime.models.rotary import grid_positions, rotary_angles
 
 __all__ = [
@@ -199,23 +199,12 @@ class QwenImageTransformer2DModel(ReferenceTransformer):
             ConfigError: A value of the config has another type, or is out of range.
         """
         super().__init__(session)
-        self.layout = read_layout(self._config, self._subject, layered=self.layered)
+        self.layout: QwenImageLayout = read_layout(self._config, self._subject, layered=self.layered)
         self._set_packed(self.layout.in_channels, self.layout.out_channels, self.layout.channels)
 
-    def reference_feeds(self, images: Sequence[FloatArray], batch: int, copies: int = 1) -> dict[str, FloatArray]:
-        """Return the conditioning for other images.
-
-        Args:
-            images: Latents of each, (1 or B, C, h, w).
-            batch: B, images of a call.
-            copies: As `Guidance.copies`.
-
-        Raises:
-            InputError: The engine takes another number of tokens.
-        """
-        feeds = join_references(list(map(pack_latents, images)), batch, copies, self.layout.in_channels)
-        self.check_reference(feeds[STATES].shape[1])
-        return feeds
+    def _reference_tokens(self, image: FloatArray) -> FloatArray:
+        """Return the tokens of latents."""
+        return pack_latents(image)
 
     def __call__(self, sample: FloatArray, timestep: float, conditioning: Feeds) -> FloatArray:
         """See `Denoiser`; the network takes a thousandth of the timestep."""
