@@ -35,7 +35,7 @@ def read_interval(text: str, subject: str = "--guidance-interval") -> list[float
         check_approximations(interval, None)
     except InputError as error:
         raise InputError(
-            f"{subject}: got {text!r}, expected fractions of the steps, 0 to 1, the lower one first, such as 0.2:0.8"
+            f"{subject}: got {text!r}, expected two fractions of the steps, 0 to 1, the lower first, such as 0.2:0.8"
         ) from error
     return interval
 

@@ -109,7 +109,7 @@ def test_candidates_are_read_as_they_are_written():
         ("steps=2,steps=3", "--approximation: got steps twice, expected it once"),
         ("steps=none", "--approximation: got steps=none, expected a whole number"),
         ("guidance-interval=0.2", "--approximation guidance-interval: got '0.2', expected LOW:HIGH"),
-        ("guidance-interval=0.8:0.2", "guidance_interval: got .*, expected two fractions"),
+        ("guidance-interval=0.8:0.2", "guidance-interval: got .*, expected two fractions"),
         ("cache=wide:3", "cache: got 'wide:3', expected taylor:ORDER"),
     ],
 )

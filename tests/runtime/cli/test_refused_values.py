@@ -24,4 +24,4 @@ def test_a_seed_beyond_64_bits(name, seed):
 
 def test_an_interval_that_is_reversed_names_the_option():
     result = CliRunner().invoke(group, ["generate", "x.bundle", "a", "--guidance-interval", "1:0"])
-    assert str(result.exception).startswith("--guidance-interval: got '1:0', expected fractions of the steps")
+    assert str(result.exception).startswith("--guidance-interval: got '1:0', expected two fractions of the steps")
