@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from diffoundry.exporter.checkpoints.json_files import read_json
 from diffoundry.exporter.checkpoints.weight_files import PICKLES
+from diffoundry.runtime.bundle.file_checks import enclosing_bundle
 from diffoundry.runtime.errors import CheckpointError, InputError
 from diffoundry.runtime.formats.recognize import recognize
 
@@ -37,11 +38,14 @@ def convert(source: Path, target: Path, report: Callable[[Path], None]) -> None:
         report: Called with each file of weights after it was written.
 
     Raises:
-        InputError: The source holds nothing to convert, or the target exists or has another suffix.
+        InputError: The source holds nothing to convert, or the target exists, lies in a bundle, or has another suffix.
         CheckpointError: A pickle is damaged, or holds more than tensors.
     """
     if target.exists():
         raise InputError(f"--output {target}: exists already; choose another name")
+    found = enclosing_bundle(target.parent)
+    if found is not None:
+        raise InputError(f"--output {target}: got a folder of the bundle {found}, expected another; choose one")
     if source.is_dir():
         _convert_folder(source, target, report)
         return
